@@ -1,0 +1,1 @@
+"""Waveform → what a network hears."""

@@ -1,0 +1,25 @@
+"""What the generator is shown: the target face with its lower half hidden, and a reference face.
+
+The one implementation for training and inference. Faces are BGR, 0 to 1, channels first.
+"""
+
+from typing import TypeVar
+
+Faces = TypeVar("Faces")  # a NumPy array or a torch tensor, (…, 3, S, S)
+
+
+def lower_half_start(face_size: int) -> int:
+    """First row of the lower half, which the generator repaints and the expert sees."""
+    return face_size // 2
+
+
+def mask_lower_half(faces: Faces) -> Faces:
+    """A copy of `faces` (…, 3, S, S) with the rows from S // 2 down set to zero: the pose prior (paper, 3.4.1)."""
+    masked = faces.clone() if hasattr(faces, "clone") else faces.copy()  # type: ignore[attr-defined]
+    masked[..., lower_half_start(masked.shape[-2]) :, :] = 0
+    return masked
+
+
+def lower_half(faces: Faces) -> Faces:
+    """A view of the rows of `faces` (…, 3, S, S) that the expert and the visual quality discriminator see."""
+    return faces[..., lower_half_start(faces.shape[-2]) :, :]  # type: ignore[index,attr-defined]

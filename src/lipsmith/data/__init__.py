@@ -1,0 +1,1 @@
+"""Raw footage → prepared clips, and the drawn data set of the tests."""

@@ -1,0 +1,1 @@
+"""Frames → tracks → crops."""

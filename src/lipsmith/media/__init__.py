@@ -1,0 +1,1 @@
+"""Files ⇄ frames and samples: the only place that knows PyAV."""

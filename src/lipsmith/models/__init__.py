@@ -1,0 +1,1 @@
+"""Networks and their dimensions: no files, no devices."""

@@ -1,0 +1,1 @@
+"""What was done to a file, and how the file says so."""

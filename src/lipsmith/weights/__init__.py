@@ -1,0 +1,1 @@
+"""Name → card → verified files, and the adapter for published checkpoints."""
