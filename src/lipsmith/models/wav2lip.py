@@ -1,0 +1,120 @@
+"""The lip-sync generator of the paper (section 3.4), at any width and face size."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from lipsmith.models.blocks import (
+    ConvBlock,
+    UpBlock,
+    audio_encoder,
+    halved_sides,
+    residual_blocks,
+    scale_channels,
+)
+
+FACE_SIZES = (96, 128, 192, 256, 288)
+
+# Published channels by resolution, full resolution first; deeper levels, which only larger faces have, repeat the last.
+ENCODER_CHANNELS = (16, 32, 64, 128, 256, 512)
+ENCODER_RESIDUALS = (0, 2, 3, 2, 2, 1)
+DECODER_CHANNELS = (64, 128, 256, 384, 512)
+CODE_CHANNELS = 512
+HEAD_CHANNELS = 32
+
+
+def _levels(published: tuple[int, ...], count: int) -> list[int]:
+    """The first `count` of `published`, its last value repeated as often as needed."""
+    return [published[min(level, len(published) - 1)] for level in range(count)]
+
+
+class Wav2Lip(nn.Module):
+    """Repaints the lower half of a face so that its mouth says a window of speech.
+
+    A face encoder keeps its output at every resolution, an audio encoder makes a code of the sound, and the decoder
+    grows the face from that code, taking in the encoder's output of each resolution on the way up (a U-Net whose
+    bottleneck is the sound).
+
+    Args:
+        width: channels relative to the published network, each rounded to a multiple of 8 and at least 16.
+        face_size: side of the face crop in pixels, one of `FACE_SIZES`. The side is halved (rounded up) until at most 4
+            remain; the bottleneck's kernel is what remains. 96 is the published layout.
+
+    Size and cost of a frame (a multiply-add is two FLOP):
+
+    ===== ========= ========== =============
+    width face_size parameters multiply-adds
+    ===== ========= ========== =============
+    1     96        36.3 M     3.97 G
+    0.5   96        9.1 M      1.04 G
+    0.375 96        5.1 M      0.63 G
+    0.25  96        2.3 M      0.34 G
+    0.5   128       10.5 M     1.83 G
+    0.25  128       2.6 M      0.59 G
+    0.25  192       3.2 M      1.33 G
+    0.25  256       3.5 M      2.36 G
+    0.25  288       4.1 M      3.00 G
+    ===== ========= ========== =============
+    """
+
+    def __init__(self, width: float = 1.0, face_size: int = 96) -> None:
+        if face_size not in FACE_SIZES:
+            raise ValueError(f"face_size is {face_size}; it can be {', '.join(map(str, FACE_SIZES))}")
+        if width <= 0:
+            raise ValueError(f"width is {width}; it must be above 0")
+        super().__init__()
+        self.width = width
+        self.face_size = face_size
+
+        sides = halved_sides(face_size)
+        encoded = [scale_channels(count, width) for count in _levels(ENCODER_CHANNELS, len(sides))]
+        decoded = [scale_channels(count, width) for count in _levels(DECODER_CHANNELS, len(sides))]
+        code = scale_channels(CODE_CHANNELS, width)
+        kernel = sides[-1]
+
+        encoder = [nn.Sequential(ConvBlock(6, encoded[0], 7, 1, 3))]
+        counts = _levels(ENCODER_RESIDUALS, len(sides))[1:]
+        for (before, after), count in zip(pairwise(encoded), counts, strict=True):
+            encoder.append(nn.Sequential(ConvBlock(before, after, 3, 2, 1), *residual_blocks(after, count)))
+        encoder.append(nn.Sequential(ConvBlock(encoded[-1], code, kernel), ConvBlock(code, code, 1)))
+        self.face_encoder_blocks = nn.ModuleList(encoder)
+
+        self.audio_encoder = audio_encoder(width, num_deep_residuals=1)
+
+        # Coarsest first. What each stage receives is the former's output followed by the encoder's of that resolution.
+        decoder = [
+            nn.Sequential(ConvBlock(code, code, 1)),
+            nn.Sequential(UpBlock(2 * code, decoded[-1], kernel, 1, 0), *residual_blocks(decoded[-1], 1)),
+        ]
+        for level in range(len(sides) - 2, -1, -1):
+            received = decoded[level + 1] + encoded[level + 1]
+            odd = sides[level] % 2
+            up = UpBlock(received, decoded[level], 3, 2, 1, output_padding=1 - odd)
+            decoder.append(nn.Sequential(up, *residual_blocks(decoded[level], 2)))
+        self.face_decoder_blocks = nn.ModuleList(decoder)
+
+        head = scale_channels(HEAD_CHANNELS, width)
+        self.output_block = nn.Sequential(
+            ConvBlock(decoded[0] + encoded[0], head, 3, 1, 1), nn.Conv2d(head, 3, 1), nn.Sigmoid()
+        )
+
+    def forward(self, mel: Tensor, faces: Tensor) -> Tensor:
+        """Generate one face for each window of sound.
+
+        Args:
+            mel: (n, 1, 80, 16), each frame's window of the mel, -4 to 4.
+            faces: (n, 6, S, S), BGR 0 to 1: the target with its lower half zeroed, then the reference.
+
+        Returns:
+            (n, 3, S, S), BGR 0 to 1: the whole face, upper half included.
+        """
+        encoded = []
+        x = faces
+        for block in self.face_encoder_blocks:
+            x = block(x)  # (n, C, S / 2^level, S / 2^level), at last (n, C, 1, 1)
+            encoded.append(x)
+        x = self.audio_encoder(mel)  # (n, C, 1, 1)
+        for block in self.face_decoder_blocks:
+            x = torch.cat((block(x), encoded.pop()), dim=1)  # 1, 3, 6, … S pixels a side
+        return self.output_block(x)
