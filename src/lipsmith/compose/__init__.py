@@ -1,1 +1,1 @@
-"""Generated face → frame."""
+"""Generated face → frame: masks, colour, paste."""

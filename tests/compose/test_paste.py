@@ -1,0 +1,122 @@
+import cv2
+import numpy as np
+import pytest
+
+from lipsmith.compose.masks import lower_face_mask
+from lipsmith.compose.paste import paste_face
+from lipsmith.geometry import Crop
+
+SIZE = 96
+
+
+def _frame(rows=360, columns=480, seed=0):
+    """Smooth shading with fine texture, as skin has."""
+    rng = np.random.default_rng(seed)
+    shade = cv2.resize(rng.uniform(60, 190, (6, 8, 3)), (columns, rows), interpolation=cv2.INTER_CUBIC)
+    return np.clip(shade + rng.normal(0, 6, shade.shape), 0, 255).astype(np.uint8)
+
+
+def _with_mouth(face, level=20):
+    face = face.copy()
+    cv2.ellipse(face, (48, 72), (16, 8), 0, 0, 360, (level, level, level), -1)
+    return face
+
+
+CROPS = {
+    "enlarged": Crop(120, 60, 340, 330, SIZE),
+    "own size": Crop(100, 100, 196, 196, SIZE),
+    "shrunk": Crop(200, 200, 251, 263, SIZE),
+    "over the left and lower edge": Crop(-40, 150, 200, 420, SIZE),
+    "over the right and upper edge": Crop(350, -60, 520, 130, SIZE),
+    "tiny": Crop(10, 10, 12, 12, SIZE),
+}
+
+
+@pytest.mark.parametrize("crop", CROPS.values(), ids=CROPS.keys())
+def test_a_generator_that_returns_what_it_saw_reproduces_the_frame_exactly(crop):
+    frame = _frame()
+    shown = crop.extract(frame)
+    as_network_output = (shown.astype(np.float32) / 255) * 255
+    np.testing.assert_array_equal(paste_face(frame, crop, shown, shown), frame)
+    np.testing.assert_array_equal(paste_face(frame, crop, as_network_output, shown), frame)
+
+
+@pytest.mark.parametrize("crop", CROPS.values(), ids=CROPS.keys())
+def test_nothing_changes_outside_of_the_lower_half_of_the_crop(crop):
+    frame = _frame()
+    generated = np.random.default_rng(1).uniform(0, 255, (SIZE, SIZE, 3))
+    changed = (paste_face(frame, crop, generated) != frame).any(axis=2)
+    allowed = np.zeros_like(changed)
+    rows, columns = crop.visible(*frame.shape[:2])[0]
+    allowed[max(rows.start, crop.top + crop.height // 2) : rows.stop, columns] = True
+    assert not (changed & ~allowed).any()
+    if crop.height > SIZE // 2:
+        assert changed.any()
+
+
+def test_the_generated_mouth_arrives_and_the_cheeks_keep_their_texture():
+    frame, crop = _frame(), CROPS["enlarged"]
+    shown = crop.extract(frame)
+    # As generators do: no fine texture anywhere, and a new mouth.
+    generated = _with_mouth(cv2.GaussianBlur(shown, (0, 0), 1.5))
+    result = paste_face(frame, crop, generated, shown)
+    inside = result[crop.top : crop.bottom, crop.left : crop.right]
+    before = frame[crop.top : crop.bottom, crop.left : crop.right]
+    mouth = inside[round(crop.height * 72 / 96), round(crop.width * 48 / 96)]
+    assert np.abs(mouth.astype(int) - 20).max() <= 8
+    cheek = np.s_[round(crop.height * 0.55) : round(crop.height * 0.62), 30:190]
+    detail = [
+        patch[cheek].astype(float) - cv2.GaussianBlur(patch[cheek].astype(float), (0, 0), 3)
+        for patch in (inside, before)
+    ]
+    assert np.corrcoef(detail[0].ravel(), detail[1].ravel())[0, 1] > 0.95
+    assert detail[0].std() > 0.9 * detail[1].std()
+
+
+def test_a_generator_that_is_too_dark_everywhere_leaves_no_box():
+    frame, crop = _frame(), CROPS["enlarged"]
+    shown = crop.extract(frame)
+    generated = np.clip(shown.astype(np.float32) * 0.9 - 10, 0, 255)
+    with_matching = np.abs(paste_face(frame, crop, generated, shown).astype(int) - frame)
+    without = paste_face(frame, crop, generated, shown, match_colour=False).astype(int) - frame
+    assert without.min() < -15
+    assert np.percentile(with_matching, 99) <= 5
+
+
+def test_the_change_fades_to_nothing_towards_the_rim():
+    frame = np.full((360, 480, 3), 128, np.uint8)
+    crop = CROPS["enlarged"]
+    generated = np.full((SIZE, SIZE, 3), 128, np.uint8)
+    generated[SIZE // 2 :] = 40
+    result = paste_face(frame, crop, generated, match_colour=False)
+    steps = np.abs(np.diff(result[:, (crop.left + crop.right) // 2].astype(int), axis=0))
+    assert result[round(crop.top + 0.75 * crop.height), 230, 0] == 40
+    assert steps.max() <= 10  # a hard edge would be a step of 88
+
+
+def test_the_frame_stays_as_it_is_unless_it_is_changed_in_place():
+    frame, crop = _frame(), CROPS["enlarged"]
+    kept = frame.copy()
+    generated = _with_mouth(crop.extract(frame))
+    result = paste_face(frame, crop, generated)
+    np.testing.assert_array_equal(frame, kept)
+    assert paste_face(frame, crop, generated, in_place=True) is frame
+    np.testing.assert_array_equal(frame, result)
+
+
+def test_a_crop_outside_of_the_picture_is_refused():
+    with pytest.raises(ValueError, match="outside"):
+        paste_face(_frame(), Crop(600, 10, 700, 110, SIZE), np.zeros((SIZE, SIZE, 3)))
+
+
+def test_a_face_of_another_size_is_refused():
+    with pytest.raises(ValueError, match="does not fit"):
+        paste_face(_frame(), CROPS["enlarged"], np.zeros((128, 128, 3)))
+
+
+def test_the_mask_is_what_bounds_the_change():
+    frame = np.full((96, 96, 3), 128, np.uint8)
+    crop = Crop(0, 0, 96, 96, SIZE)
+    result = paste_face(frame, crop, np.zeros((SIZE, SIZE, 3)), match_colour=False)
+    changed = (result != frame).any(axis=2)
+    assert not (changed & (lower_face_mask(SIZE) == 0)).any()
