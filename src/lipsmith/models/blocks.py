@@ -1,7 +1,7 @@
 """The layers that all networks of the paper are made of, and the rule that scales their channels.
 
-Attribute names (`conv_block`) and the order inside the sequences give the tensor names of the published checkpoints,
-so they are part of the file format.
+Attribute names (`conv_block`) and the order inside the sequences give the tensor names of the published
+checkpoints, so they are part of the file format.
 """
 
 from itertools import pairwise
@@ -18,14 +18,15 @@ CHANNEL_STEP = 8
 def scale_channels(channels: int, width: float) -> int:
     """`channels` of the published network at relative `width`: a multiple of 8, at least 16.
 
-    Multiples of 8 fill vector registers. The floor leaves a narrow generator enough channels at full resolution, where
-    there are only 16 to 64 of them and where the sharpness of its output is made. At width 1 nothing changes.
+    Multiples of 8 fill vector registers. The floor leaves a narrow generator enough channels at full
+    resolution, where there are only 16 to 64 of them and where the sharpness of its output is made. At
+    width 1 nothing changes.
     """
     return max(CHANNEL_STEP * round(channels * width / CHANNEL_STEP), MIN_CHANNELS)
 
 
 def halved_sides(side: int) -> list[int]:
-    """`side` and what remains of it after each halving (rounded up) until at most 4: `[96, 48, 24, 12, 6, 3]`."""
+    """`side`, then what each halving (rounded up) leaves of it until at most 4: `[96, 48, 24, 12, 6, 3]`."""
     sides = [side]
     while sides[-1] > 4:
         sides.append((sides[-1] + 1) // 2)
@@ -84,7 +85,7 @@ class UpBlock(nn.Module):
 
 
 class CriticBlock(nn.Module):
-    """Convolution and leaky ReLU (slope 0.01), without a norm, which would leak between real and fake samples."""
+    """Convolution and leaky ReLU (slope 0.01); no norm, which would mix real with generated samples."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel: Size, stride: Size = 1, padding: Size = 0
@@ -105,8 +106,8 @@ def residual_blocks(channels: int, count: int) -> list[ConvBlock]:
 def audio_encoder(width: float, *, num_deep_residuals: int) -> nn.Sequential:
     """The audio encoder that generator and expert share: (n, 1, 80, 16) → (n, 512·width, 1, 1).
 
-    `num_deep_residuals` is the number of residual blocks after the 256-channel layer: 1 in the generator, 2 in the
-    expert. The kernel shapes hold for 80 mel bands × 16 columns only.
+    `num_deep_residuals` is the number of residual blocks after the 256-channel layer: 1 in the generator, 2
+    in the expert. The kernel shapes hold for 80 mel bands × 16 columns only.
     """
     strides: list[Size] = [1, (3, 1), 3, (3, 2)]
     num_residuals = [2, 2, 2, num_deep_residuals]

@@ -1,7 +1,7 @@
 """The lip-sync expert of the paper (section 3.2): do these lips and this sound belong together?
 
-`SyncExpert` is what the trainers and the evaluation need of an expert, whatever its form; `LipSyncExpert` is the published
-form, which looks at each window of five frames by itself.
+`SyncExpert` is what the trainers and the evaluation need of an expert, whatever its form; `LipSyncExpert`
+is the published form, which looks at each window of five frames by itself.
 """
 
 from typing import Protocol
@@ -16,11 +16,11 @@ LIPS_HEIGHT, LIPS_WIDTH = 48, 96
 
 
 class SyncExpert(Protocol):
-    """Embeds five frames of lips, and 0.2 s of sound, as vectors of unit length that are alike when they are in sync.
+    """Embeds five frames of lips, and 0.2 s of sound, as unit vectors that are alike when in sync.
 
-    Every expert is an `nn.Module` with these members. The similarity of two embeddings is their dot product: the cosine.
-    Window i of a stretch of frames covers frames i to i + 4, and belongs to the 16 mel columns that begin at the time of
-    frame i.
+    Every expert is an `nn.Module` with these members. The similarity of two embeddings is their dot
+    product: the cosine. Window i of a stretch of frames covers frames i to i + 4, and belongs to the 16 mel
+    columns that begin at the time of frame i.
     """
 
     @property
@@ -29,16 +29,16 @@ class SyncExpert(Protocol):
         ...
 
     def embed_lips(self, frames: Tensor) -> Tensor:
-        """All windows of contiguous lower half faces (B, T, 3, S/2, S), BGR 0 to 1 → (B, T - 4, D), unit length."""
+        """All windows of contiguous lower halves (B, T, 3, S/2, S), BGR 0 to 1 → (B, T - 4, D)."""
         ...
 
     def embed_sound(self, windows: Tensor) -> Tensor:
-        """Mel windows (B, N, 1, 80, 16), -4 to 4 → (B, N, D), unit length."""
+        """Mel windows (B, N, 1, 80, 16), -4 to 4 → (B, N, D)."""
         ...
 
 
 def sliding_windows(frames: Tensor) -> Tensor:
-    """Each five contiguous of (B, T, 3, h, w) side by side on the channel axis: (B, T - 4, 15, h, w), time-major."""
+    """Each five contiguous of (B, T, 3, h, w) on the channel axis, time-major: (B, T - 4, 15, h, w)."""
     batch, num_frames, channels, height, width = frames.shape
     if num_frames < EXPERT_FRAMES:
         raise ValueError(f"{num_frames} frames are too few: a window has {EXPERT_FRAMES}")
@@ -50,13 +50,14 @@ def sliding_windows(frames: Tensor) -> Tensor:
 class LipSyncExpert(nn.Module):
     """The published expert: two encoders, one for 15 × 48 × 96 lips, one for a 80 × 16 mel window.
 
-    Both end in a ReLU, so the cosine of two embeddings lies between 0 and 1 and is taken as the probability of being in
-    sync (equation 2).
+    Both end in a ReLU, so the cosine of two embeddings lies between 0 and 1 and is taken as the probability
+    of being in sync (equation 2).
 
     Args:
         width: channels relative to the published network, each rounded to a multiple of 8 and at least 16.
 
-    Parameters: 16.4 million at width 1, 4.1 at 0.5, 1.0 at 0.25. Multiply-adds per window: 1.21, 0.33 and 0.14 billion.
+    Parameters: 16.4 million at width 1, 4.1 at 0.5, 1.0 at 0.25. Multiply-adds per window: 1.21, 0.33 and
+    0.14 billion.
     """
 
     def __init__(self, width: float = 1.0) -> None:
@@ -92,7 +93,7 @@ class LipSyncExpert(nn.Module):
 
     def embed_lips(self, frames: Tensor) -> Tensor:
         """See `SyncExpert.embed_lips`; lower halves of another size than 48 × 96 are resampled to it."""
-        batch, _, channels, height, width = frames.shape
+        batch, (height, width) = frames.shape[0], frames.shape[-2:]
         if (height, width) != (LIPS_HEIGHT, LIPS_WIDTH):
             resized = F.interpolate(
                 frames.flatten(0, 1), (LIPS_HEIGHT, LIPS_WIDTH), mode="bilinear", antialias=True

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class SyncNet(nn.Module):
     """Embeds five frames of a face, and the 0.2 s of sound beside them, in one space of 1024 dimensions.
 
-    The distance of the two is Euclidean; embeddings are not normalised. The attribute names are those of the published
-    checkpoint. Parameters: 13.6 million.
+    The distance of the two is Euclidean; embeddings are not normalised. The attribute names are those of
+    the published checkpoint. Parameters: 13.6 million.
     """
 
     def __init__(self) -> None:

@@ -16,7 +16,8 @@ from lipsmith.models.blocks import (
 
 FACE_SIZES = (96, 128, 192, 256, 288)
 
-# Published channels by resolution, full resolution first; deeper levels, which only larger faces have, repeat the last.
+# Published channels by resolution, full resolution first; deeper levels, which only larger faces have,
+# repeat the last.
 ENCODER_CHANNELS = (16, 32, 64, 128, 256, 512)
 ENCODER_RESIDUALS = (0, 2, 3, 2, 2, 1)
 DECODER_CHANNELS = (64, 128, 256, 384, 512)
@@ -32,14 +33,14 @@ def _levels(published: tuple[int, ...], count: int) -> list[int]:
 class Wav2Lip(nn.Module):
     """Repaints the lower half of a face so that its mouth says a window of speech.
 
-    A face encoder keeps its output at every resolution, an audio encoder makes a code of the sound, and the decoder
-    grows the face from that code, taking in the encoder's output of each resolution on the way up (a U-Net whose
-    bottleneck is the sound).
+    A face encoder keeps its output at every resolution, an audio encoder makes a code of the sound, and the
+    decoder grows the face from that code, taking in the encoder's output of each resolution on the way up
+    (a U-Net whose bottleneck is the sound).
 
     Args:
         width: channels relative to the published network, each rounded to a multiple of 8 and at least 16.
-        face_size: side of the face crop in pixels, one of `FACE_SIZES`. The side is halved (rounded up) until at most 4
-            remain; the bottleneck's kernel is what remains. 96 is the published layout.
+        face_size: side of the face crop in pixels, one of `FACE_SIZES`. The side is halved (rounded up)
+            until at most 4 remain; the bottleneck's kernel is what remains. 96 is the published layout.
 
     Size and cost of a frame (a multiply-add is two FLOP):
 
@@ -82,7 +83,8 @@ class Wav2Lip(nn.Module):
 
         self.audio_encoder = audio_encoder(width, num_deep_residuals=1)
 
-        # Coarsest first. What each stage receives is the former's output followed by the encoder's of that resolution.
+        # Coarsest first. What each stage receives is the former's output followed by the encoder's of that
+        # resolution.
         decoder = [
             nn.Sequential(ConvBlock(code, code, 1)),
             nn.Sequential(UpBlock(2 * code, decoded[-1], kernel, 1, 0), *residual_blocks(decoded[-1], 1)),
