@@ -1,5 +1,6 @@
 import cv2
 import numpy as np
+
 from lipsmith.compose.colour import colour_shift
 
 

@@ -1,8 +1,8 @@
 """Colour matching: what a generator gets wrong everywhere is no movement, and is taken out.
 
-A generator trained on other footage returns a face slightly too dark, too red or too flat. Round the mouth, where
-nothing should move, its difference from the crop that it was shown measures that error; a smooth continuation of the
-measurement over the mouth is subtracted.
+A generator trained on other footage returns a face slightly too dark, too red or too flat. Round the mouth,
+where nothing should move, its difference from the crop that it was shown measures that error; a smooth
+continuation of the measurement over the mouth is subtracted.
 """
 
 import cv2
@@ -16,10 +16,10 @@ _OUTLIER = 12.0  # grey levels away from the crop's common shift at which skin c
 
 
 def colour_shift(difference: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Smooth field (S, S, 3) of the colour error in `difference` = generated − shown (S, S, 3), in grey levels.
+    """Smooth field of the colour error in `difference` = generated − shown, both (S, S, 3) in grey levels.
 
-    Normalised convolution over the skin round the mouth (`skin_mask`). Pixels far from the common shift have moved (an
-    opening jaw, a shadow) and hardly count. Zero where `difference` is zero everywhere.
+    Normalised convolution over the skin round the mouth (`skin_mask`). Pixels far from the common shift have
+    moved (an opening jaw, a shadow) and hardly count. Zero where `difference` is zero everywhere.
     """
     size = difference.shape[0]
     skin = skin_mask(size)

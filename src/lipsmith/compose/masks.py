@@ -1,7 +1,8 @@
 """Where a generated face may change the frame: fixed, feathered shapes over a square crop.
 
-The shapes do not follow landmarks: an edge that moves with the lips is itself a visible cue, and the generator may
-repaint any pixel of the lower half. All are float32, size × size, 0 to 1, and cached (read only).
+The shapes do not follow landmarks: an edge that moves with the lips is itself a visible cue, and the
+generator may repaint any pixel of the lower half. All are float32, size × size, 0 to 1, and cached (read
+only).
 """
 
 from functools import lru_cache
@@ -14,11 +15,11 @@ from lipsmith.conditioning import lower_half_start
 Mask = NDArray[np.float32]
 
 _FEATHER = 0.3  # of the way from the rim to the middle: the seam is about 7 of 96 pixels wide above and below
-_SQUARENESS = (
-    4  # exponent of the rounded rectangle; 2 would be an ellipse, which leaves the jaw's corners out
-)
+# Exponent of the rounded rectangle; 2 would be an ellipse, which leaves the corners of the jaw out.
+_SQUARENESS = 4
 
-# Middle and half axes of the mouth in shares of the crop's side; wide enough for every face that the crop centres.
+# Middle and half axes of the mouth in shares of the crop's side; wide enough for every face that the crop
+# centres.
 _MOUTH_CENTER = (0.5, 0.75)
 _MOUTH_AXES = (0.30, 0.18)
 
@@ -33,8 +34,8 @@ def smoothstep(values: NDArray, low: float, high: float) -> NDArray:
 def lower_face_mask(size: int) -> Mask:
     """How much of a pixel may be replaced: 1 over mouth and jaw, falling to 0 at all edges of the lower half.
 
-    A rounded rectangle over the rows from size // 2 down. Exactly 0 on the rows above, on the first of these rows and
-    on the outermost row and columns of the crop, so that nothing meets the frame with a step.
+    A rounded rectangle over the rows from size // 2 down. Exactly 0 on the rows above, on the first of these
+    rows and on the outermost row and columns of the crop, so that nothing meets the frame with a step.
     """
     start = lower_half_start(size)
     rows = np.arange(size) - (start + size - 1) / 2
@@ -60,8 +61,8 @@ def mouth_mask(size: int) -> Mask:
 def skin_mask(size: int) -> Mask:
     """Where generated and original should agree: the lower half round the mouth.
 
-    The outermost 3 % are left out (background, and what the generator's padding does there). The upper half is left
-    out because a generator that copies it well may still be wrong where it must paint.
+    The outermost 3 % are left out (background, and what the generator's padding does there). The upper half
+    is left out because a generator that copies it well may still be wrong where it must paint.
     """
     start = lower_half_start(size)
     rim = max(1, round(0.03 * size))

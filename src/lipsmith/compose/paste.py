@@ -1,11 +1,13 @@
-"""Paste a generated face into its frame: only what the generator changed is new, and it is new without an edge.
+"""Paste a generated face into its frame: only what the generator changed is new, and it has no edge.
 
-A generator works at its own face size S; the face on screen may be six times as large. Pasting its enlarged output
-would blur skin that never moved. So the difference between what the generator returned and what it was shown is split:
+A generator works at its own face size S; the face on screen may be six times as large. Pasting its enlarged
+output would blur skin that never moved. So the difference between what the generator returned and what it was
+shown is split:
 
 * its smooth part (light and shade of a moving jaw) is added to the frame, whose own texture stays;
 * where that difference is large (the mouth), the generator's enlarged pixels replace the frame's;
-* where there is none, the frame keeps its pixels. A generator that returns what it was shown changes nothing at all.
+* where there is none, the frame keeps its pixels. A generator that returns what it was shown changes nothing
+  at all.
 """
 
 import cv2
@@ -15,6 +17,8 @@ from numpy.typing import NDArray
 from lipsmith.compose.colour import colour_shift
 from lipsmith.compose.masks import lower_face_mask, mouth_mask, smoothstep
 from lipsmith.geometry import Crop, Image
+
+Field = NDArray[np.float32]
 
 _AGREE = 3.0  # grey levels of smooth difference up to which skin counts as the same
 _DIFFER = 10.0  # and from which it counts as new
@@ -32,9 +36,10 @@ def paste_face(
 ) -> Image:
     """`frame` with the lower face of `crop` taken from `generated`.
 
-    `frame` is uint8 BGR. `generated` is S × S × 3 BGR in grey levels, uint8 or float in [0, 255]. `shown` is the crop
-    that the generator saw, S × S × 3 uint8 (`crop.extract(frame)` when not given). Only pixels inside the crop's
-    `lower_face_mask` change; a frame that must not be copied is changed itself with `in_place`.
+    `frame` is uint8 BGR. `generated` is S × S × 3 BGR in grey levels, uint8 or float in [0, 255]. `shown` is
+    the crop that the generator saw, S × S × 3 uint8 (`crop.extract(frame)` when not given). Only pixels
+    inside the crop's `lower_face_mask` change; a frame that must not be copied is changed itself with
+    `in_place`.
     """
     size = crop.size
     if generated.shape != (size, size, 3):
@@ -67,11 +72,11 @@ def paste_face(
     return result
 
 
-def change_mask(difference: NDArray[np.float32]) -> NDArray[np.float32]:
+def change_mask(difference: Field) -> Field:
     """Where a face has changed, (S, S) from 0 to 1, given its smooth difference (S, S, 3) in grey levels.
 
-    The mouth is taken as a whole: were parts of it that happen to agree left at the frame's resolution, its sharpness
-    would flicker from frame to frame.
+    The mouth is taken as a whole: were parts of it that happen to agree left at the frame's resolution, its
+    sharpness would flicker from frame to frame.
     """
     size = difference.shape[0]
     # The largest difference nearby: old detail beside a moved lip belongs to the old lip.
@@ -79,13 +84,10 @@ def change_mask(difference: NDArray[np.float32]) -> NDArray[np.float32]:
     mouth = mouth_mask(size)
     whole_mouth = float(smoothstep(np.asarray((amount * mouth).max()), _AGREE, _DIFFER))
     changed = np.maximum(smoothstep(amount, _AGREE, _DIFFER), mouth * whole_mouth)
-    changed = cv2.GaussianBlur(changed.astype(np.float32), (0, 0), 1.5 * _SMOOTH_SHARE * size)
-    return changed
+    return _blurred(changed, 1.5 * _SMOOTH_SHARE * size)
 
 
-def _plan_change(
-    face: NDArray[np.float32], shown: NDArray[np.float32], match_colour: bool
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+def _plan_change(face: Field, shown: Field, match_colour: bool) -> tuple[Field, Field, Field]:
     """(what is added, how much is replaced, what it is replaced by), all at the crop's size.
 
     frame + added + replaced · (replacement − frame) is the result.
@@ -94,18 +96,24 @@ def _plan_change(
     if match_colour:
         face = face - colour_shift(face - shown)
     difference = face - shown
-    smooth = cv2.GaussianBlur(difference, (0, 0), _SMOOTH_SHARE * size)
+    smooth = _blurred(difference, _SMOOTH_SHARE * size)
     mask = lower_face_mask(size)
     changed = change_mask(smooth)
     added = smooth * (mask * (1 - changed))[..., None]
     return added, mask * changed, face
 
 
-def _enlarge(field: NDArray[np.float32], crop: Crop) -> NDArray[np.float32]:
+def _enlarge(field: Field, crop: Crop) -> Field:
     """A smooth field at the crop rectangle's resolution; linear, so that it never overshoots 0 or 1."""
-    return cv2.resize(field, (crop.width, crop.height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(
+        cv2.resize(field, (crop.width, crop.height), interpolation=cv2.INTER_LINEAR), np.float32
+    )
+
+
+def _blurred(field: NDArray, sigma: float) -> Field:
+    return np.asarray(cv2.GaussianBlur(field.astype(np.float32, copy=False), (0, 0), sigma), np.float32)
 
 
 def _disc(size: int) -> NDArray[np.uint8]:
-    radius = max(1, round(size / 48))
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    side = 2 * max(1, round(size / 48)) + 1
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), np.uint8)
