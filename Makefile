@@ -1,0 +1,61 @@
+# `make` lists the targets. A fresh machine needs Python 3.11 or newer, make and git; nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Further options of pip, for example on Linux, where the plain torch wheel brings gigabytes of CUDA with it:
+#   make test PIP_OPTIONS="--extra-index-url https://download.pytorch.org/whl/cpu"
+PIP_OPTIONS ?=
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt $(PIP_OPTIONS)
+WORKERS ?= 2
+DEMO ?= demo-output/demo.mp4
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format-check lint types imports fmt bench clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.lean  ## Set up the lean environment (no torch), lip-sync a portrait, say where the result is
+	$(BIN)/lipsmith demo --force --output $(DEMO)
+
+test: $(VENV)/.dev  ## Set up what the tests need, and run them
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+check: format-check lint types imports test  ## Formatting, lint, types, import contracts, tests
+
+format-check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev
+	$(BIN)/lint-imports
+
+fmt: $(VENV)/.dev  ## Format the code and mend what lint can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev  ## Measure speed and memory (benchmarks/)
+	$(BIN)/python benchmarks/speed.py
+
+clean:  ## Remove the environment and the demo's result
+	rm -rf $(VENV) demo-output
+
+# Stamps: nothing is installed again unless the versions or the package's own metadata changed.
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Lipsmith needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make $(MAKECMDGOALS) PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.lean: $(VENV)/.created constraints.txt pyproject.toml
+	$(INSTALL) hatchling editables
+	$(INSTALL) --no-build-isolation --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.lean
+	$(INSTALL) --no-build-isolation --editable '.[dev]'
+	@touch $@

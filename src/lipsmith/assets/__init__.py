@@ -1,0 +1,1 @@
+"""Files of the demo: a short synthetic speech. `README.md` beside this file says how it was made."""
