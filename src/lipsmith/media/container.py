@@ -1,0 +1,168 @@
+"""Opening a media file and walking its packets: what `probe`, `read` and `write` share, and their errors.
+
+Times here are `Fraction` seconds on the container's own clock.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+import av
+import av.error
+from av.container import InputContainer
+
+from lipsmith.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+Clip = str | os.PathLike[str]
+Frames = av.VideoFrame | av.AudioFrame
+
+# FFmpeg "decodes" a text file as terminal art, and a playlist would open other files: neither is a recording.
+_FORMATS_REFUSED = {"tty", "hls", "concat", "dash", "imf", "bin", "idf", "adf", "xbin"}
+_IMAGE_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")
+_LEAST_MISSING_SECONDS = Fraction(1)  # declared durations are often off by some frames; a cut file lacks more
+
+
+def require_file(path: Clip) -> Path:
+    """`path` as a `Path`, or `InputError` when there is no readable file with something in it."""
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; give the path of a media file.")
+        if not path.exists():
+            raise InputError(f"There is no file {path}; check the path.")
+        if path.is_file() and path.stat().st_size == 0:
+            raise InputError(f"{path} is empty (0 bytes); copy or download it again.")
+        with path.open("rb"):
+            pass
+    except PermissionError as error:
+        raise InputError(f"{path} may not be read by this user; change its permissions.") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}.") from error
+    return path
+
+
+def is_still_image(path: Path) -> bool:
+    """Whether the file's first bytes are those of a still image (JPEG, PNG, WebP, BMP, TIFF)."""
+    with path.open("rb") as file:
+        head = file.read(16)
+    return head.startswith(_IMAGE_SIGNATURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+
+
+@contextmanager
+def open_input(path: Path) -> Iterator[InputContainer]:
+    """The open container of a file, closed afterwards; `InputError` when it is not media."""
+    try:
+        # "file:" keeps FFmpeg from reading a name such as "a:b.mp4" as something else than a name, and the
+        # list keeps a file from making FFmpeg open network addresses.
+        container = av.open(f"file:{path}", options={"protocol_whitelist": "file"})
+    except av.error.FFmpegError as error:
+        raise InputError(_not_media(path)) from error
+    with container:
+        if _FORMATS_REFUSED & set(container.format.name.split(",")):
+            raise InputError(_not_media(path))
+        yield container
+
+
+def video_stream(container: InputContainer) -> av.VideoStream | None:
+    """The first real video stream: cover art of a song is not one."""
+    for stream in container.streams.video:
+        if not stream.disposition & av.stream.Disposition.attached_pic:
+            return stream
+    return None
+
+
+def audio_stream(container: InputContainer) -> av.AudioStream | None:
+    """The first sound stream that has a decoder."""
+    for stream in container.streams.audio:
+        if stream.codec_context is not None:
+            return stream
+    return None
+
+
+def require_whole(container: InputContainer, stream: av.VideoStream | av.AudioStream, path: Path) -> None:
+    """`InputError` when the file's own index says that the stream goes on beyond the end of the file."""
+    if "mp4" not in container.format.name:
+        return  # elsewhere the index lists only key frames, at positions of another kind
+    num_bytes = path.stat().st_size
+    entries = stream.index_entries
+    if not len(entries) or _fits(entries[len(entries) - 1], num_bytes):
+        return
+    for entry in entries:
+        if not _fits(entry, num_bytes):
+            raise InputError(_cut_short(path, entry.timestamp * Fraction(stream.time_base or 1)))
+
+
+def decode(
+    container: InputContainer, stream: av.VideoStream | av.AudioStream, path: Path
+) -> Iterator[Frames]:
+    """Decoded frames of one stream, in the order of presentation, one at a time.
+
+    A damaged packet costs its own frame and is logged, as in every player: times tell what is missing.
+
+    Raises:
+        InputError: the file ends long before its declared duration, or nothing in the stream can be decoded.
+    """
+    kind: Literal["picture", "sound"] = "picture" if stream.type == "video" else "sound"
+    others = [s for s in (*container.streams.video, *container.streams.audio) if s.time_base]
+    num_frames = num_damaged = 0
+    end = Fraction(0)
+    try:
+        for packet in container.demux(others):
+            if packet.pts is not None:
+                end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
+            if packet.stream_index != stream.index:
+                continue
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError as error:
+                num_damaged += 1
+                logger.warning("%s: a damaged packet of the %s at %.2f s: %s", path, kind, float(end), error)
+                continue
+            for frame in frames:
+                num_frames += 1
+                yield frame  # type: ignore[misc]
+    except av.error.FFmpegError as error:
+        raise InputError(_cut_short(path, end)) from error
+    if num_frames == 0:
+        if num_damaged:
+            raise InputError(
+                f"The {kind} of {path} ({stream.codec_context.name}) cannot be decoded; the file is damaged."
+            )
+        return
+    _require_declared_end(container, end, path)
+
+
+def stamp(frame: Frames) -> Fraction | None:
+    """When a decoded frame is due, in seconds on the container's clock; None where the file does not say."""
+    ticks = frame.pts if frame.pts is not None else frame.dts
+    return None if ticks is None or frame.time_base is None else ticks * frame.time_base
+
+
+def _require_declared_end(container: InputContainer, end: Fraction, path: Path) -> None:
+    if not any(name in container.format.name for name in ("matroska", "mp4")) or not container.duration:
+        return  # others estimate their duration from the size of the file
+    declared = Fraction(container.duration + (container.start_time or 0), av.time_base)
+    if end < declared - max(_LEAST_MISSING_SECONDS, declared / 50):
+        raise InputError(_cut_short(path, end))
+
+
+def _fits(entry: "av.index.IndexEntry", num_bytes: int) -> bool:
+    return entry.pos + entry.size <= num_bytes
+
+
+def _cut_short(path: Path, time: Fraction) -> str:
+    return f"{path} is cut short: its data ends at {float(time):.2f} s. Copy or download it again."
+
+
+def _not_media(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head[4:8] == b"ftyp":
+        return f"{path} is an mp4 cut short: its index (moov) is missing. Copy or download it again."
+    return f"{path} is not a video, sound or image that FFmpeg can read; check that it is what its name says."

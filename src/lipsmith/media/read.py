@@ -1,0 +1,149 @@
+"""Files → frames and samples, one at a time, with exact times."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsmith.errors import InputError
+from lipsmith.media.container import (
+    Clip,
+    decode,
+    is_still_image,
+    open_input,
+    require_file,
+    require_whole,
+    stamp,
+    video_stream,
+)
+from lipsmith.media.images import read_image
+from lipsmith.media.probe import apply_turn, display_turn, stream_rate
+from lipsmith.media.sound import RESTART_SECONDS, sound_blocks
+from lipsmith.timebase import SAMPLE_RATE_HZ
+
+logger = logging.getLogger(__name__)
+
+_BT709, _UNSPECIFIED, _BT601 = 1, 2, 5  # FFmpeg's scaler names the matrices like H.273
+_HD_WIDTH, _HD_HEIGHT = 1280, 576  # from here on untagged video is BT.709 by convention
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One picture of a video: its number, its time in seconds since the first frame, and its pixels.
+
+    `image` is uint8 BGR, height × width × 3, upright, contiguous, and the caller's own to change.
+    """
+
+    index: int
+    time: Fraction
+    image: NDArray[np.uint8]
+
+
+def read_frames(path: Clip) -> Iterator[Frame]:
+    """The frames of a video, or the one frame of a still image, in constant memory.
+
+    Times are exact, start at 0 and strictly increase: frames without a time stamp, or with one that is not
+    after the frame before, are put in between. Rotation flags are applied; a video whose picture size changes
+    on the way is scaled to the size of its first frame. Colours are converted with the matrix and range that
+    the file names, BT.709 for untagged HD, BT.601 for untagged smaller pictures.
+
+    Raises:
+        InputError: not media, no video stream, no frames, or cut short (with the time where the data ends).
+    """
+    path = require_file(path)
+    if is_still_image(path):
+        yield Frame(0, Fraction(0), read_image(path))
+        return
+    with open_input(path) as container:
+        stream = video_stream(container)
+        if stream is None:
+            raise InputError(f"{path} has no video stream, only sound; give a video or an image.")
+        require_whole(container, stream, path)
+        stream.thread_type = "AUTO"
+        timeline = _Timeline(stream_rate(stream))
+        size: tuple[int, int] | None = None
+        index = -1
+        for index, decoded in enumerate(decode(container, stream, path)):
+            assert isinstance(decoded, av.VideoFrame)
+            turn = display_turn(decoded)
+            size = size or (decoded.width, decoded.height)
+            time = timeline.place(stamp(decoded))
+            yield Frame(index, time, apply_turn(_to_bgr(decoded, size), turn))
+        if index < 0:
+            raise InputError(f"The video stream of {path} has no frames; give a video with a picture.")
+
+
+def first_frame_time(path: Clip) -> Fraction:
+    """When the first frame of a video is shown, in seconds on the container's clock: `origin` of its sound.
+
+    Raises:
+        InputError: as `read_frames`.
+    """
+    path = require_file(path)
+    if is_still_image(path):
+        return Fraction(0)
+    with open_input(path) as container:
+        stream = video_stream(container)
+        if stream is None:
+            raise InputError(f"{path} has no video stream, only sound; give a video or an image.")
+        for frame in decode(container, stream, path):
+            return stamp(frame) or Fraction(0)
+    raise InputError(f"The video stream of {path} has no frames; give a video with a picture.")
+
+
+def read_samples(path: Clip, *, origin: Fraction | None = None) -> NDArray[np.float32]:
+    """The whole sound of a file, 16 kHz mono float32 in [-1, 1], shape (n,): see `read_sample_blocks`."""
+    return np.concatenate(list(read_sample_blocks(path, origin=origin)))
+
+
+def read_sample_blocks(path: Clip, *, origin: Fraction | None = None) -> Iterator[NDArray[np.float32]]:
+    """The sound of a sound file or of a video, 16 kHz mono float32 in [-1, 1], in blocks, in constant memory.
+
+    Args:
+        path: Any container, codec, channel layout and sample format.
+        origin: Time of sample 0 in seconds on the container's clock (`first_frame_time` lines it up with the
+            frames of the same file): padded with silence or trimmed. None: the sound's own first sample.
+
+    Raises:
+        InputError: not media, no sound, no samples, or cut short.
+    """
+    # 16 bits: the mix to mono is then normalised and never clips, and 16 kHz mono wav comes back exactly.
+    for block in sound_blocks(path, rate=SAMPLE_RATE_HZ, layout="mono", sample_format="s16p", origin=origin):
+        yield block[0].astype(np.float32) / np.float32(32768)
+
+
+class _Timeline:
+    """Container clock → strictly increasing seconds from the first frame."""
+
+    def __init__(self, rate: Fraction) -> None:
+        self._step = 1 / rate
+        self._origin: Fraction | None = None
+        self._last: Fraction | None = None
+
+    def place(self, stamp: Fraction | None) -> Fraction:
+        if self._last is None or self._origin is None:
+            self._origin, self._last = stamp or Fraction(0), Fraction(0)
+            return self._last
+        time = self._last + self._step if stamp is None else stamp - self._origin
+        if time < self._last - RESTART_SECONDS:  # the clock was restarted: go on one frame later
+            logger.warning("the picture's clock restarts at %.2f s", float(self._last))
+            self._origin -= self._last + self._step - time
+            time = self._last + self._step
+        elif time <= self._last:
+            # Half a frame on, so that a doubled time stamp does not push every later frame back.
+            time = self._last + self._step / 2
+        self._last = time
+        return time
+
+
+def _to_bgr(frame: av.VideoFrame, size: tuple[int, int]) -> NDArray[np.uint8]:
+    matrix = None
+    if int(frame.colorspace) == _UNSPECIFIED:
+        matrix = _BT709 if frame.width >= _HD_WIDTH or frame.height > _HD_HEIGHT else _BT601
+    width, height = size
+    image = frame.to_ndarray(format="bgr24", width=width, height=height, src_colorspace=matrix)
+    return np.require(image, np.uint8, ["C", "W"])

@@ -1,0 +1,143 @@
+"""The sound of a file as one gapless stream of samples at a wanted rate and layout, in blocks."""
+
+import logging
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from numpy.typing import NDArray
+
+from lipsmith.errors import InputError
+from lipsmith.media.container import (
+    Clip,
+    audio_stream,
+    decode,
+    is_still_image,
+    open_input,
+    require_file,
+    require_whole,
+    stamp,
+)
+
+logger = logging.getLogger(__name__)
+
+# Time stamps in whole milliseconds jitter by less; a lost packet of any usual codec is at least half of it.
+GAP_SECONDS = Fraction(1, 25)
+# A clock that jumps back by more than this was restarted (files joined end to end): the sound just goes on.
+RESTART_SECONDS = Fraction(1)
+_SILENCE_BLOCK = 1 << 16
+
+
+def sound_blocks(
+    path: Clip, *, rate: int, layout: str, sample_format: str, origin: Fraction | None = None
+) -> Iterator[NDArray]:
+    """The sound of any media file, resampled, in blocks of shape (channels, samples), in constant memory.
+
+    Args:
+        path: A sound file, or a video with sound.
+        rate: Samples a second to give.
+        layout: FFmpeg's name of the channel layout to give ("mono", "stereo", …).
+        sample_format: A planar one of FFmpeg's ("s16p", "fltp").
+        origin: Time, in seconds on the container's clock, of sample 0: silence is put before a sound that
+            starts later, and what comes earlier is dropped. None: the sound's own start.
+
+    Holes in the time stamps are filled with silence, overlaps dropped: sample n is heard at `origin + n /
+    rate`.
+
+    Raises:
+        InputError: not media, no sound stream, sound without samples, cut short.
+    """
+    path = require_file(path)
+    if is_still_image(path):
+        raise InputError(
+            f"{path} is a still image and has no sound; give a sound file, or a video with sound."
+        )
+    with open_input(path) as container:
+        stream = audio_stream(container)
+        if stream is None:
+            raise InputError(f"{path} has no sound; give a sound file, or a video with sound.")
+        require_whole(container, stream, path)
+        try:
+            num_written = 0
+            for block in _placed(container, stream, path, rate, layout, sample_format, origin):
+                num_written += block.shape[1]
+                if block.shape[1]:
+                    yield block
+        except av.error.FFmpegError as error:
+            raise InputError(
+                f"The sound of {path} ({stream.codec_context.name}) cannot be resampled: {error}."
+            ) from error
+        if num_written == 0:
+            raise InputError(f"The sound stream of {path} has no samples; give a file with sound in it.")
+
+
+def _placed(
+    container: InputContainer,
+    stream: av.AudioStream,
+    path: Path,
+    rate: int,
+    layout: str,
+    sample_format: str,
+    origin: Fraction | None,
+) -> Iterator[NDArray]:
+    resampler: av.AudioResampler | None = None
+    shape = None
+    expected = Fraction(0)  # container clock at the end of what the resampler was given
+    restarts = Fraction(0)  # sum of the clock's jumps
+    written = 0  # samples given, counted from the origin
+    skip = 0  # samples of the current run that lie before what is already written
+    silence: NDArray | None = None
+
+    def resampled(frame: av.AudioFrame | None) -> Iterator[NDArray]:
+        nonlocal written, skip, silence
+        assert resampler is not None
+        for piece in resampler.resample(frame):
+            samples = piece.to_ndarray()
+            silence = np.zeros_like(samples[:, :1]) if silence is None else silence
+            dropped = min(skip, samples.shape[1])
+            skip -= dropped
+            written += samples.shape[1] - dropped
+            yield samples[:, dropped:]
+
+    for frame in decode(container, stream, path):
+        assert isinstance(frame, av.AudioFrame)
+        if not frame.samples or not frame.sample_rate:
+            continue
+        time = stamp(frame)
+        time = expected if time is None else time + restarts
+        if resampler is not None and time < expected - RESTART_SECONDS:
+            logger.warning("%s: the sound's clock restarts at %.2f s", path, float(expected))
+            restarts += expected - time
+            time = expected
+        this_shape = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if resampler is None or this_shape != shape or abs(time - expected) > GAP_SECONDS:
+            if resampler is not None:
+                yield from resampled(None)
+                if abs(time - expected) <= GAP_SECONDS:
+                    time = expected
+                else:
+                    logger.info(
+                        "%s: a hole of %.3f s in the sound at %.2f s", path, time - expected, expected
+                    )
+            origin = time if origin is None else origin
+            shape, expected = this_shape, time
+            resampler = av.AudioResampler(format=sample_format, layout=layout, rate=rate)
+            target = round((time - origin) * rate)
+            skip = max(written - target, 0)
+            while written < target:
+                num_silent = min(target - written, _SILENCE_BLOCK)
+                written += num_silent
+                yield _silence(num_silent, layout, sample_format)
+        expected += Fraction(frame.samples, frame.sample_rate)
+        frame.pts = None  # the resampler would fill the holes that this loop fills
+        yield from resampled(frame)
+    if resampler is not None:
+        yield from resampled(None)
+
+
+def _silence(num_samples: int, layout: str, sample_format: str) -> NDArray:
+    channels = av.AudioLayout(layout).nb_channels
+    return np.zeros((channels, num_samples), np.int16 if sample_format == "s16p" else np.float32)
