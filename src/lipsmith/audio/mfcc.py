@@ -82,10 +82,7 @@ def _filterbank() -> NDArray[np.float64]:
     low, middle, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     rising = (bins - low) / (middle - low)
     falling = (high - bins) / (high - middle)
-    triangles: NDArray[np.float64] = np.where(
-        bins < middle, np.maximum(rising, 0.0), np.maximum(falling, 0.0)
-    )
-    return triangles
+    return np.where(bins < middle, np.maximum(rising, 0.0), np.maximum(falling, 0.0))
 
 
 @cache
@@ -93,5 +90,6 @@ def _cosines() -> NDArray[np.float64]:
     """(13, 26): the first rows of the orthonormal cosine transform, type II."""
     order = np.arange(NUM_COEFFICIENTS)[:, None]
     cosines = np.cos(np.pi * order * (2 * np.arange(_NUM_FILTERS) + 1) / (2 * _NUM_FILTERS))
-    scale = np.where(order == 0, np.sqrt(1 / _NUM_FILTERS), np.sqrt(2 / _NUM_FILTERS))
-    return scale * cosines
+    cosines *= np.sqrt(2 / _NUM_FILTERS)
+    cosines[0] /= np.sqrt(2)
+    return cosines

@@ -33,8 +33,8 @@ LEAST_DISTANCE_FRAMES = EXPERT_FRAMES
 LEAST_PAIRS = 8  # an offset at which fewer windows meet is a guess: it is left out of the curve
 
 
-class SyncExpert(Protocol):
-    """What a judge must be able to do; both forms of the expert can."""
+class SyncJudge(Protocol):
+    """The part of an expert that judging needs; see `lipsmith.models.expert.SyncExpert`."""
 
     def embed_lips(self, frames: Tensor) -> Tensor:
         """Lower halves (B, T, 3, S/2, S), BGR 0–1, to (B, T − 4, D) of unit length."""
@@ -178,7 +178,7 @@ def score_similarity(similarity: NDArray[np.floating]) -> SyncScore:
 
 
 def clip_similarity(
-    expert: SyncExpert, lower_halves: NDArray[np.float32], windows: NDArray[np.float32]
+    expert: SyncJudge, lower_halves: NDArray[np.float32], windows: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Cosines of every lip window of a clip with every sound of it, (N, N).
 
@@ -214,7 +214,7 @@ def clip_similarity(
 
 
 def score_clip(
-    expert: SyncExpert, lower_halves: NDArray[np.float32], windows: NDArray[np.float32]
+    expert: SyncJudge, lower_halves: NDArray[np.float32], windows: NDArray[np.float32]
 ) -> SyncScore:
     """Score one clip with a judge; arguments as for `clip_similarity`."""
     return score_similarity(clip_similarity(expert, lower_halves, windows))
@@ -296,7 +296,7 @@ def bootstrap_ratio(
 
 
 @contextmanager
-def _judging(expert: SyncExpert) -> Iterator[torch.device]:
+def _judging(expert: SyncJudge) -> Iterator[torch.device]:
     """Evaluation mode without gradients; yields the expert's device and puts its mode back."""
     device, was_training = torch.device("cpu"), False
     if isinstance(expert, nn.Module):
