@@ -1,0 +1,97 @@
+"""Stages that overlap: an iterator that works ahead in a thread of its own, by a bounded number of items.
+
+Each stage of a pipeline is a generator; wrapping it in `Prefetch` lets it run beside its consumer. Decoding,
+inference, resampling and encoding leave Python's lock, so threads are enough.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Prefetch(AbstractContextManager, Iterator[Item], Generic[Item]):
+    """Iterates over `source` in a thread, at most `capacity` items ahead.
+
+    Items come in order. An exception in `source`, of any kind, comes out of `next` in its place. `close` (or
+    leaving the `with` block) stops the thread where it is, waits for it, and closes `source` in that thread
+    if it is a generator, so that files it holds open are closed and a chain of such stages ends from the last
+    to the first.
+    """
+
+    def __init__(self, source: Iterable[Item], capacity: int, name: str = "prefetch") -> None:
+        if capacity < 1:
+            raise ValueError(f"a stage cannot work ahead by {capacity} items")
+        self._source = source
+        self._capacity = capacity
+        self._items: deque[Item] = deque()
+        self._changed = threading.Condition()
+        self._finished = False  # nothing more will be put into _items
+        self._stopped = False  # nobody will take anything out
+        self._error: BaseException | None = None
+        # A daemon, so that a second ^C during `close` still ends the process.
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def __next__(self) -> Item:
+        with self._changed:
+            while not self._items and not self._finished and not self._stopped:
+                self._changed.wait()
+            if self._items and not self._stopped:
+                item = self._items.popleft()
+                self._changed.notify_all()
+                return item
+            error, self._error = self._error, None
+        if error is not None:
+            raise error
+        raise StopIteration
+
+    def close(self) -> None:
+        """Stop working ahead and wait until the thread has ended; may be called more than once."""
+        with self._changed:
+            self._stopped = True
+            self._items.clear()
+            self._changed.notify_all()
+        self._thread.join()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        try:
+            try:
+                for item in self._source:
+                    if not self._put(item):
+                        break
+                    del item  # or it would be in memory beside the next one
+            finally:
+                close = getattr(self._source, "close", None)
+                if close is not None:
+                    close()
+        except BaseException as error:  # whatever it is, it belongs to the consumer
+            with self._changed:
+                self._error = error
+        finally:
+            with self._changed:
+                self._finished = True
+                self._changed.notify_all()
+
+    def _put(self, item: Item) -> bool:
+        """Wait for room and add `item`; False if nobody wants it any more."""
+        with self._changed:
+            while len(self._items) >= self._capacity and not self._stopped:
+                self._changed.wait()
+            if self._stopped:
+                return False
+            self._items.append(item)
+            self._changed.notify_all()
+            return True

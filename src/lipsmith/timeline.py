@@ -1,0 +1,120 @@
+"""Which frame of the source is shown when, so that the picture lasts as long as the sound.
+
+A longer picture ends with the sound. For a shorter one the length policy decides:
+
+* `loop`: from the beginning again;
+* `bounce`: backwards to the first frame, forwards again, and so on, so that nothing jumps;
+* `hold`: the last frame stays (its mouth goes on speaking);
+* `cut`: the output ends with the picture, and the sound with it;
+* `auto`: `bounce` where going backwards is affordable, else `loop`.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal, Protocol, TypeVar, get_args
+
+LengthPolicy = Literal["auto", "loop", "bounce", "hold", "cut"]
+LENGTH_POLICIES: tuple[str, ...] = get_args(LengthPolicy)
+
+# Going backwards is affordable while a frame is decoded this many times at most, on average.
+_MOST_DECODES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Show frame `index` of the source at `time` seconds of the output."""
+
+    index: int
+    time: Fraction
+
+
+class _Indexed(Protocol):
+    @property
+    def index(self) -> int: ...
+
+
+IndexedFrame = TypeVar("IndexedFrame", bound=_Indexed)
+
+
+def picture_steps(
+    times: Sequence[Fraction], last_seconds: Fraction, duration: Fraction, policy: str
+) -> Iterator[Step]:
+    """The steps of an output of `duration` seconds; all times are in [0, duration) and strictly increase.
+
+    `times` are the source's frame times from 0; `last_seconds` is how long its last frame is shown. `policy`
+    is one of `LENGTH_POLICIES` but `auto` (see `choose_policy`).
+    """
+    for index, time in enumerate(times):
+        if time >= duration:
+            return
+        yield Step(index, time)
+    last = len(times) - 1
+    if policy == "cut" or last < 0:
+        return
+    time = times[last] + last_seconds
+    if policy == "hold" or last == 0:
+        while time < duration:
+            yield Step(last, time)
+            time += last_seconds
+    elif policy == "loop":
+        start = time
+        while start < duration:
+            for index, offset in enumerate(times):
+                if start + offset >= duration:
+                    return
+                yield Step(index, start + offset)
+            start += times[last] + last_seconds
+    elif policy == "bounce":
+        index, direction = last, -1
+        while time < duration:
+            index += direction
+            yield Step(index, time)
+            if index in (0, last):
+                direction = -direction
+            time += abs(times[index + direction] - times[index])
+    else:
+        raise ValueError(f"no length policy {policy!r}")
+
+
+def choose_policy(policy: str, num_frames: int, num_kept: int) -> str:
+    """`policy` itself, or what `auto` means for `num_frames` frames of which `num_kept` fit in memory at
+    once."""
+    if policy != "auto":
+        return policy
+    # Backwards, the frames before each stretch of `num_kept` are decoded again: half of all of them on
+    # average.
+    return "bounce" if num_frames <= 2 * _MOST_DECODES * num_kept else "loop"
+
+
+def frames_in_order(
+    read: Callable[[], Iterator[IndexedFrame]], steps: Iterable[Step], num_kept: int = 1
+) -> Iterator[tuple[IndexedFrame, Step]]:
+    """The frames that `steps` ask for, read as often as needed with at most `num_kept` frames in memory.
+
+    `read` opens the source at its first frame, whose index is 0. Going forwards costs one decode a frame;
+    going back beyond what is kept starts again at the beginning.
+    """
+    kept: deque[IndexedFrame] = deque(maxlen=num_kept)
+    source: Iterator[IndexedFrame] = iter(())
+    try:
+        for step in steps:
+            if not kept or step.index < kept[0].index:
+                _close(source)
+                kept.clear()
+                source = read()
+            while not kept or kept[-1].index < step.index:
+                frame = next(source, None)
+                if frame is None:
+                    return  # shorter than at the first reading: what was read is all there is
+                kept.append(frame)
+            yield kept[step.index - kept[0].index], step
+    finally:
+        _close(source)
+
+
+def _close(source: object) -> None:
+    close = getattr(source, "close", None)
+    if close is not None:
+        close()

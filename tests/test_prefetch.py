@@ -1,0 +1,108 @@
+import threading
+
+import pytest
+
+from lipsmith.prefetch import Prefetch
+
+
+def test_items_come_in_order():
+    with Prefetch(iter(range(100)), 3) as items:
+        assert list(items) == list(range(100))
+
+
+def test_it_works_ahead_by_its_capacity_and_no_further():
+    made = []
+    two_more = threading.Event()
+
+    def source():
+        for number in range(50):
+            made.append(number)
+            if number == 3:
+                two_more.set()
+            yield number
+
+    with Prefetch(source(), 3) as items:
+        assert two_more.wait(10)  # three in the queue and a fourth waiting to be put
+        assert made == [0, 1, 2, 3]
+        assert next(items) == 0
+        assert [next(items) for _ in range(3)] == [1, 2, 3]
+
+
+def test_an_exception_comes_out_behind_the_items_before_it():
+    def source():
+        yield 1
+        raise KeyError("broken")
+
+    with Prefetch(source(), 5) as items:
+        assert next(items) == 1
+        with pytest.raises(KeyError, match="broken"):
+            next(items)
+        with pytest.raises(StopIteration):
+            next(items)
+
+
+def test_leaving_early_closes_the_source_in_its_own_thread():
+    closed_in = []
+
+    def source():
+        try:
+            while True:
+                yield 0
+        finally:
+            closed_in.append(threading.current_thread().name)
+
+    with Prefetch(source(), 2, name="decode") as items:
+        next(items)
+    assert closed_in == ["decode"]
+    assert "decode" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_chain_of_stages_ends_when_its_last_one_fails():
+    closed = []
+
+    def first():
+        try:
+            yield from range(1000)
+        finally:
+            closed.append("first")
+
+    def second():
+        with Prefetch(first(), 2) as items:
+            try:
+                yield from items
+            finally:
+                closed.append("second")
+
+    with pytest.raises(KeyboardInterrupt), Prefetch(second(), 2) as items:
+        for item in items:
+            if item == 5:
+                raise KeyboardInterrupt
+    assert sorted(closed) == ["first", "second"]
+
+
+def test_an_exception_in_the_first_stage_reaches_the_last():
+    def first():
+        yield from range(3)
+        raise OSError("disk")
+
+    def second():
+        with Prefetch(first(), 2) as items:
+            yield from items
+
+    received = []
+    with pytest.raises(OSError, match="disk"), Prefetch(second(), 2) as items:
+        for item in items:
+            received.append(item)
+    assert received == [0, 1, 2]
+
+
+def test_closing_twice_is_allowed_and_then_there_is_nothing_left():
+    items = Prefetch(iter(range(10)), 2)
+    items.close()
+    items.close()
+    assert list(items) == []
+
+
+def test_no_room_at_all_is_refused():
+    with pytest.raises(ValueError, match="0 items"):
+        Prefetch(iter(()), 0)
