@@ -1,0 +1,411 @@
+"""Faces over time: one smooth box for every frame in which a person's face can be seen.
+
+Frames are shown to `FaceTracker` one after the other. The detector looks at a few frames a second, and at
+more of them where a face moves fast, appears or vanishes, so that a track begins and ends on the right
+frame. Between those frames boxes are interpolated, and then smoothed in both directions of time, so that
+they do not lag.
+"""
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsmith.errors import UsageError
+from lipsmith.faces.detect import Detection, FaceDetector
+from lipsmith.geometry import Box, Image
+
+Floats = NDArray[np.float64]
+
+# Proportions of an upright adult face, in units of the distance from the eyes' middle to the mouth's
+# middle, and chosen such that `face_box` is on average the box that MTCNN returns (measured on 63
+# real clips). Weights are trained on crops of this box: changing a number here changes what every trained
+# network sees.
+EYE_DISTANCE = 0.92
+BOX_WIDTH = 1.955
+BOX_HEIGHT = 2.74
+ANCHOR_ROW = 0.572  # where, as a share of its height, the box has the middle between the eyes and the mouth
+
+# How far a face may get between two looks at it, in its own widths: what is further away is somebody else.
+REACH = 0.15
+REACH_PER_SECOND = 5.0
+MAX_REACH = 1.5
+GROWTH = 1.2  # and how much larger or smaller it may be
+GROWTH_PER_SECOND = 2.0
+MAX_GROWTH = 1.8
+
+# More than this between two looks, and the detector looks at the frames between, too.
+LOOK_AGAIN_SHIFT = 0.15
+LOOK_AGAIN_GROWTH = 1.15
+
+CUT_DIFFERENCE = 18.0  # grey levels by which a cut changes the thumbnail, at least
+CUT_CONTRAST = 4.0  # times the usual change from frame to frame
+THUMBNAIL = (32, 18)
+
+
+@dataclass(frozen=True)
+class FaceTrack:
+    """One face over a stretch of frames without a gap.
+
+    Attributes:
+        id: Its place in the list that `FaceTracker.finish` returns: 0 is the largest.
+        shot: Number of the shot that it is in, from 0; a scene cut starts the next one.
+        first_frame: Index of the frame of its first box.
+        boxes: (n, 4) float64, one row per frame: left, top, right, bottom in pixels, smoothed over time.
+        scores: (n,) float64 confidence of the detector, 0 to 1, interpolated between detections.
+        detected: (n,) bool, true where the detector itself looked at the frame and saw the face.
+    """
+
+    id: int
+    shot: int
+    first_frame: int
+    boxes: Floats
+    scores: Floats
+    detected: NDArray[np.bool_]
+
+    @property
+    def num_frames(self) -> int:
+        """Frames from the first to the last, both included."""
+        return len(self.boxes)
+
+    @property
+    def last_frame(self) -> int:
+        """Index of the frame of the last box."""
+        return self.first_frame + len(self.boxes) - 1
+
+    @property
+    def presence(self) -> float:
+        """Square pixels, summed over the frames: what "the largest face" is measured by."""
+        size = self.boxes[:, 2:] - self.boxes[:, :2]
+        return float((size[:, 0] * size[:, 1]).sum())
+
+    def box(self, frame_index: int) -> Box | None:
+        """The face's box in a frame, or None where the track does not reach."""
+        if not self.first_frame <= frame_index <= self.last_frame:
+            return None
+        return Box(*self.boxes[frame_index - self.first_frame].tolist())
+
+
+def face_box(detection: Detection) -> Box:
+    """The box that is tracked and cropped, placed by the landmarks of a detection.
+
+    Landmarks shake half as much from frame to frame as the edges of MTCNN's box, and the mouth sits at the
+    same place of it for everybody. A detection without landmarks keeps its own box.
+    """
+    if detection.landmarks is None:
+        return detection.box
+    left_eye, right_eye, _, left_mouth, right_mouth = detection.landmarks
+    eyes, mouth = (left_eye + right_eye) / 2, (left_mouth + right_mouth) / 2
+    # A turned head brings the eyes together, a nod the eyes and the mouth: the larger of both tells the
+    # size, softly so that it does not jump from one to the other.
+    across = float(np.linalg.norm(right_eye - left_eye)) / EYE_DISTANCE
+    down = float(np.linalg.norm(mouth - eyes))
+    unit = ((across**4 + down**4) / 2) ** 0.25
+    x, y = ((eyes + mouth) / 2).tolist()
+    top = y - ANCHOR_ROW * BOX_HEIGHT * unit
+    return Box(x - BOX_WIDTH * unit / 2, top, x + BOX_WIDTH * unit / 2, top + BOX_HEIGHT * unit)
+
+
+@dataclass(slots=True)
+class _Face:
+    """One detection, as the tracker sees it."""
+
+    box: Box
+    score: float
+
+    def shift(self, other: "_Face") -> float:
+        """Distance of the centres in widths of the mean face."""
+        (x, y), (other_x, other_y) = self.box.center, other.box.center
+        return float(np.hypot(x - other_x, y - other_y)) * 2 / max(self.box.width + other.box.width, 1e-6)
+
+    def growth(self, other: "_Face") -> float:
+        """Ratio of the heights, at least 1."""
+        small, large = sorted((max(self.box.height, 1e-6), max(other.box.height, 1e-6)))
+        return large / small
+
+
+@dataclass(slots=True)
+class _Look:
+    """What the detector saw in one frame."""
+
+    frame: int
+    faces: list[_Face]
+
+
+@dataclass(slots=True)
+class _Course:
+    """A track in the making: the frames in which its face was detected."""
+
+    frames: list[int]
+    faces: list[_Face]
+
+
+@dataclass
+class FaceTracker:
+    """Follows every face through a video, frame by frame, in memory that does not grow with the picture's
+    size.
+
+    At most the frames since the detector's last look are kept, by reference: do not write to an image after
+    giving it to `add`.
+
+    Attributes:
+        detector: Finds the faces of one frame.
+        rate: Frames a second; a variable rate's average will do.
+        detect_seconds: Time between two looks of the detector, when nothing moves much.
+        max_gap_seconds: A face that is not seen for longer than this is a new track when it comes back.
+        smooth_seconds: Standard deviation of the smoothing; 0 turns it off.
+        min_track_seconds: Shorter tracks in a longer shot are taken for errors of the detector.
+    """
+
+    detector: FaceDetector
+    rate: Fraction = field(default=Fraction(25), kw_only=True)
+    detect_seconds: float = field(default=0.16, kw_only=True)
+    max_gap_seconds: float = field(default=0.5, kw_only=True)
+    smooth_seconds: float = field(default=0.2, kw_only=True)
+    min_track_seconds: float = field(default=0.25, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.rate <= 0:
+            raise UsageError(f"A rate of {self.rate} frames a second: it must be above 0.")
+        self._every = max(1, round(self.detect_seconds * float(self.rate)))
+        self._next = 0
+        self._waiting: list[Image] = []  # frames since the last look, the newest last
+        self._look: _Look | None = None
+        self._thumbnail: NDArray[np.float32] | None = None
+        self._usual_change = 0.0
+        self._shot = 0
+        self._shot_start = 0
+        self._open: list[_Course] = []
+        self._shot_courses: list[_Course] = []
+        self._tracks: list[FaceTrack] = []
+        self._finished = False
+
+    def add(self, image: Image, index: int | None = None) -> None:
+        """Take the next frame (uint8 BGR, height × width × 3).
+
+        Args:
+            image: The frame; all frames of a video have the same size.
+            index: The frame's number if the caller counts, to be checked: frames come in order, from 0,
+                without gaps.
+        """
+        if self._finished:
+            raise ValueError("this tracker is finished; start another one for another video")
+        if index is not None and index != self._next:
+            raise ValueError(f"frame {self._next} was expected, not frame {index}")
+        if self._is_cut(image):
+            self._end_shot()
+        self._waiting.append(image)
+        self._next += 1
+        if self._look is None or len(self._waiting) >= self._every:
+            self._look_at_newest()
+
+    def finish(self) -> list[FaceTrack]:
+        """All tracks, the largest first (by area, summed over its frames)."""
+        if not self._finished:
+            self._end_shot()
+            self._finished = True
+            self._tracks.sort(key=lambda track: -track.presence)
+            self._tracks = [
+                FaceTrack(number, track.shot, track.first_frame, track.boxes, track.scores, track.detected)
+                for number, track in enumerate(self._tracks)
+            ]
+        return list(self._tracks)
+
+    def _is_cut(self, image: Image) -> bool:
+        # Every eighth of so many pixels does for a thumbnail; an exact average of a large frame costs
+        # milliseconds.
+        step = max(1, min(image.shape[0] // (4 * THUMBNAIL[1]), image.shape[1] // (4 * THUMBNAIL[0])))
+        thumbnail = cv2.resize(image[::step, ::step], THUMBNAIL, interpolation=cv2.INTER_AREA).astype(
+            np.float32
+        )
+        before, self._thumbnail = self._thumbnail, thumbnail
+        if before is None:
+            return False
+        change = float(np.abs(thumbnail - before).mean())
+        if change > CUT_DIFFERENCE and change > CUT_CONTRAST * self._usual_change:
+            self._usual_change = 0.0
+            return True
+        self._usual_change += (change - self._usual_change) / 4
+        return False
+
+    def _end_shot(self) -> None:
+        if self._waiting:
+            self._look_at_newest()
+        self._shot_courses += self._open
+        num_frames = self._next - self._shot_start
+        shortest = min(self.min_track_seconds * float(self.rate), num_frames / 2)
+        for course in self._shot_courses:
+            if course.frames[-1] - course.frames[0] + 1 >= shortest:
+                self._tracks.append(self._track(course))
+        self._open, self._shot_courses, self._look = [], [], None
+        if num_frames > 0:
+            self._shot += 1
+            self._shot_start = self._next
+
+    def _detect(self, frame: int, image: Image) -> _Look:
+        found = self.detector.detect(image)
+        return _Look(frame, [_Face(face_box(detection), detection.score) for detection in found])
+
+    def _look_at_newest(self) -> None:
+        newest = self._detect(self._next - 1, self._waiting[-1])
+        first_waiting = self._next - len(self._waiting)
+        if self._look is not None:
+            for look in self._looks_between(self._look, newest, first_waiting):
+                self._associate(look)
+        self._associate(newest)
+        self._look = newest
+        self._waiting.clear()
+
+    def _looks_between(self, before: _Look, after: _Look, first_waiting: int) -> list[_Look]:
+        """Looks at the frames between two looks, as many as it takes to follow what changed."""
+        middle = (before.frame + after.frame) // 2
+        if middle == before.frame or not _differ(before, after):
+            return []
+        look = self._detect(middle, self._waiting[middle - first_waiting])
+        earlier = self._looks_between(before, look, first_waiting)
+        return [*earlier, look, *self._looks_between(look, after, first_waiting)]
+
+    def _associate(self, look: _Look) -> None:
+        """Give each face to the track whose last face is nearest, or start a track with it."""
+        rate = float(self.rate)
+        pairs = []
+        for number, course in enumerate(self._open):
+            seconds = (look.frame - course.frames[-1]) / rate
+            reach = min(REACH + REACH_PER_SECOND * seconds, MAX_REACH)
+            growth = min(GROWTH + GROWTH_PER_SECOND * seconds, MAX_GROWTH)
+            for place, face in enumerate(look.faces):
+                shift = course.faces[-1].shift(face)
+                if shift <= reach and course.faces[-1].growth(face) <= growth:
+                    pairs.append((shift, number, place))
+        taken_courses: set[int] = set()
+        taken_faces: set[int] = set()
+        for _, number, place in sorted(pairs):
+            if number not in taken_courses and place not in taken_faces:
+                taken_courses.add(number)
+                taken_faces.add(place)
+                self._open[number].frames.append(look.frame)
+                self._open[number].faces.append(look.faces[place])
+        still_open: list[_Course] = []
+        for course in self._open:
+            lost_seconds = (look.frame - course.frames[-1]) / rate
+            (still_open if lost_seconds <= self.max_gap_seconds else self._shot_courses).append(course)
+        new = [
+            _Course([look.frame], [face]) for place, face in enumerate(look.faces) if place not in taken_faces
+        ]
+        self._open = still_open + new
+
+    def _track(self, course: _Course) -> FaceTrack:
+        frames = np.arange(course.frames[0], course.frames[-1] + 1)
+        knots = np.array([[*face.box.center, face.box.width, face.box.height] for face in course.faces])
+        knots[:, 2:] = np.log(np.maximum(knots[:, 2:], 1e-6))
+        states = np.stack([np.interp(frames, course.frames, column) for column in knots.T], axis=1)
+        states = smooth(states, sigma=self.smooth_seconds * float(self.rate))
+        centers, halves = states[:, :2], np.exp(states[:, 2:]) / 2
+        scores = np.interp(frames, course.frames, [face.score for face in course.faces])
+        detected = np.isin(frames, course.frames)
+        boxes = np.concatenate([centers - halves, centers + halves], axis=1)
+        return FaceTrack(-1, self._shot, course.frames[0], boxes, scores, detected)
+
+
+def _differ(before: _Look, after: _Look) -> bool:
+    """Whether a prominent face came, went, moved or grew so much that the frames between need a look."""
+    widest = max((face.box.width for face in before.faces + after.faces), default=0.0)
+
+    def followed(face: _Face, others: list[_Face]) -> bool:
+        return any(
+            face.shift(other) <= LOOK_AGAIN_SHIFT and face.growth(other) <= LOOK_AGAIN_GROWTH
+            for other in others
+        )
+
+    return any(
+        not followed(face, others)
+        for faces, others in ((before.faces, after.faces), (after.faces, before.faces))
+        for face in faces
+        if face.box.width >= widest / 2
+    )
+
+
+def smooth(states: Floats, *, sigma: float) -> Floats:
+    """Boxes over time without shaking, and without lag.
+
+    A Gaussian of `sigma` frames, fitted with a line at each frame so that a steady motion and the ends of
+    the track stay where they are. Where that strays from what a narrower Gaussian says, the head really
+    moves, and the narrower one wins.
+
+    Args:
+        states: (n, 4) centre x, y in pixels, logarithm of width and height.
+        sigma: Standard deviation in frames; 0 returns the states as they are.
+    """
+    if sigma <= 0 or len(states) < 3:
+        return states
+    steady, close = _fit_lines(states, sigma), _fit_lines(states, max(sigma * 0.3, 0.8))
+    width = np.exp(steady[:, 2:3])
+    stray = np.linalg.norm(close[:, :2] - steady[:, :2], axis=1, keepdims=True) / width
+    trust = np.clip((stray - 0.02) / 0.04, 0, 1)
+    trust = _fit_lines(trust, max(sigma * 0.3, 0.8))  # so that the change-over is no jump either
+    centers = steady[:, :2] + np.clip(trust, 0, 1) * (close[:, :2] - steady[:, :2])
+    return np.concatenate([centers, steady[:, 2:]], axis=1)
+
+
+def _fit_lines(values: Floats, sigma: float) -> Floats:
+    """Value at each row of the line through its neighbours, weighted by a Gaussian of `sigma` rows; (n,
+    c)."""
+    reach = min(int(np.ceil(3 * sigma)), len(values) - 1)
+    offsets = np.arange(-reach, reach + 1, dtype=np.float64)
+    weights = np.exp(-0.5 * (offsets / sigma) ** 2)
+
+    def total(column: Floats, kernel: Floats) -> Floats:
+        """Sum over the neighbours at `offsets` of column × kernel; nothing lies beyond the ends."""
+        return np.convolve(np.pad(column, reach), kernel[::-1], mode="valid")
+
+    ones = np.ones(len(values))
+    count, first, second = (total(ones, weights * offsets**power) for power in range(3))
+    sums = np.stack([total(column, weights) for column in values.T], axis=1)
+    leaning = np.stack([total(column, weights * offsets) for column in values.T], axis=1)
+    spread = count * second - first**2
+    return (second[:, None] * sums - first[:, None] * leaning) / spread[:, None]
+
+
+def primary_boxes(tracks: list[FaceTrack], num_frames: int, which: int | None = None) -> list[Box | None]:
+    """One box per frame: the face to sync, or None where it cannot be seen.
+
+    Faces are counted by size anew in each shot, so that after a cut the same role goes on. A face that
+    comes back after a while, of about the size that it had, while nobody else took its place, counts as the
+    same one.
+
+    Args:
+        tracks: What `FaceTracker.finish` returned.
+        num_frames: Length of the result.
+        which: 0 or None is the largest face of each shot, 1 the second largest, and so on.
+    """
+    boxes: list[Box | None] = [None] * num_frames
+    for shot in {track.shot for track in tracks}:
+        people = _people([track for track in tracks if track.shot == shot])
+        for track in people[which or 0] if (which or 0) < len(people) else []:
+            for frame in range(track.first_frame, min(track.last_frame + 1, num_frames)):
+                boxes[frame] = track.box(frame)
+    return boxes
+
+
+def _people(tracks: list[FaceTrack]) -> list[list[FaceTrack]]:
+    """Tracks of one shot, grouped into those that may be the same person, the largest person first."""
+    people: list[list[FaceTrack]] = []
+    for track in sorted(tracks, key=lambda track: -track.presence):
+        same = next(
+            (person for person in people if all(_may_be_same(track, other) for other in person)), None
+        )
+        if same is None:
+            people.append([track])
+        else:
+            same.append(track)
+    return sorted(people, key=lambda person: -sum(track.presence for track in person))
+
+
+def _may_be_same(track: FaceTrack, other: FaceTrack) -> bool:
+    if track.first_frame <= other.last_frame and other.first_frame <= track.last_frame:
+        return False
+    earlier, later = sorted((track, other), key=lambda track: track.first_frame)
+    before, after = _Face(Box(*earlier.boxes[-1]), 1.0), _Face(Box(*later.boxes[0]), 1.0)
+    return before.shift(after) <= 3.0 and before.growth(after) <= 2.0
