@@ -1,1 +1,15 @@
-"""Command line."""
+"""The command line: a thin shell over the library.
+
+Data goes to standard output, words to standard error; `--json` answers in JSON. The exit code is one of
+`lipsmith.errors.ExitCode`. Starting up imports nothing heavy: a command imports what it needs when it runs.
+"""
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command in `arguments` (default: the process's own), then end with its exit code."""
+    from lipsmith.cli.app import run
+
+    run(arguments)

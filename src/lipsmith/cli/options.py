@@ -1,0 +1,33 @@
+"""Options that several commands share."""
+
+from fractions import Fraction
+from typing import Annotated
+
+import typer
+
+
+def _seconds(text: str) -> Fraction:
+    try:
+        return Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise typer.BadParameter(
+            f"{text!r} is no number of seconds; try 0.04 or 1/25."
+        ) from None
+
+
+AudioLead = Annotated[
+    Fraction | None,
+    typer.Option(
+        "--audio-lead",
+        parser=_seconds,
+        metavar="SECONDS",
+        help="How long before a frame the sound starts that it hears: 0.04, or 1/25.",
+        show_default="the weights' own",
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", "--overwrite", "-f", help="Replace an existing output.")]
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="Name of weights, a weights folder, or a checkpoint file.")
+]
+JsonAnswer = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+JsonReport = Annotated[bool, typer.Option("--json", help="Write the report as JSON to standard output.")]

@@ -1,0 +1,152 @@
+"""`lipsmith prepare`, `train` and `export`: from footage to weights."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lipsmith.cli.options import AudioLead, JsonReport
+from lipsmith.cli.output import say, write_answer, write_json
+from lipsmith.cli.progress import ProgressBars
+
+
+def prepare(
+    inputs: Annotated[list[Path], typer.Argument(help="Videos, or folders of videos.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of prepared clips; goes on where it stopped.")
+    ],
+    manifest: Annotated[
+        Path | None,
+        typer.Option(
+            "--manifest", help="TSV or CSV with a column `file`, and speaker, licence, use, … beside it."
+        ),
+    ] = None,
+    face_size: Annotated[int, typer.Option("--face-size", help="Side of the face crop, pixels.")] = 96,
+    min_face: Annotated[float, typer.Option("--min-face", min=1, help="Least side of a face, pixels.")] = 48,
+    min_seconds: Annotated[float, typer.Option("--min-seconds", min=0, help="Least length of a clip.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes.", show_default="one a core")
+    ] = None,
+    as_json: JsonReport = False,
+) -> None:
+    """Turn raw footage into training clips: face crops, mel, exact times, an index."""
+    from lipsmith.data.prepare import PrepareOptions
+    from lipsmith.data.prepare import prepare as prepare_footage
+
+    options = PrepareOptions(face_size=face_size, min_face_pixels=min_face, min_seconds=min_seconds)
+    with ProgressBars() as bars:
+        report = prepare_footage(
+            inputs,
+            output,
+            manifest=manifest,
+            options=options,
+            workers=workers,
+            on_progress=lambda done, total: bars.show("videos", done, total),
+        )
+    if as_json:
+        write_json(report.to_dict())
+    else:
+        write_answer(str(report.output))
+    say(
+        f"{report.num_clips} clips, {report.seconds / 60:.1f} minutes, {report.num_speakers} speakers, "
+        f"from {report.num_videos} videos."
+    )
+    for reason, count in sorted(report.dropped.items()):
+        say(f"Left out: {count} × {reason}.")
+
+
+def train(
+    recipe: Annotated[
+        Path, typer.Argument(help="The recipe, a YAML file; see recipes/.", show_default=False)
+    ],
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data", "-d", help="Folder of prepared clips (`lipsmith prepare`).", show_default=False
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for checkpoints and the log.", show_default=False)
+    ],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint in the output.")
+    ] = False,
+    as_json: JsonReport = False,
+) -> None:
+    """Train the expert or the generator by a recipe."""
+    from lipsmith.training import train as train_network
+
+    with ProgressBars() as bars:
+        report = train_network(
+            recipe,
+            data=data,
+            output=output,
+            resume=resume,
+            on_progress=lambda done, total, note="": bars.show("steps", done, total, note),
+        )
+    if as_json:
+        write_json(report)
+    else:
+        write_answer(str(output))
+
+
+class Precision(StrEnum):
+    """How the exported generator stores its weights."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+
+
+class Use(StrEnum):
+    """What the training data allows."""
+
+    ANY = "any"
+    RESEARCH = "research"
+
+
+def export(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A checkpoint of a generator: .pth, .pt, .safetensors.", show_default=False)
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The new weights folder; its name is the weights' name.")
+    ],
+    precision: Annotated[
+        Precision, typer.Option("--precision", help="Numbers of the exported network.")
+    ] = Precision.FP32,
+    audio_lead: AudioLead = None,
+    licence: Annotated[
+        str | None, typer.Option("--licence", help="Licence of the weights, for the card.")
+    ] = None,
+    use: Annotated[
+        Use | None, typer.Option("--use", help="What the training data allows, for the card.")
+    ] = None,
+    description: Annotated[str | None, typer.Option("--description", help="A sentence for the card.")] = None,
+    as_json: JsonReport = False,
+) -> None:
+    """Export a checkpoint to a weights folder that `sync --model` takes; refused unless the outputs agree."""
+    from lipsmith.weights.checkpoint import import_checkpoint
+
+    stated = {
+        "window_lead_seconds": audio_lead,
+        "licence": licence,
+        "use": None if use is None else use.value,
+        "description": description,
+    }
+    folder = output.absolute()
+    card = import_checkpoint(
+        checkpoint,
+        folder.name,
+        folder.parent,
+        precision=precision.value,
+        overrides={field: value for field, value in stated.items() if value is not None},
+    )
+    if as_json:
+        write_json(card.to_dict())
+    else:
+        write_answer(str(output))
+    say(
+        f"{card.kind} {card.architecture}, {card.face_size} px, {precision.value}. "
+        f"Try it with: lipsmith sync --model {output} …"
+    )
