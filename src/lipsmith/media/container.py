@@ -13,7 +13,10 @@ from typing import Literal
 
 import av
 import av.error
+import numpy as np
 from av.container import InputContainer
+from av.video.reformatter import Interpolation
+from numpy.typing import NDArray
 
 from lipsmith.errors import InputError
 
@@ -25,6 +28,16 @@ Frames = av.VideoFrame | av.AudioFrame
 # FFmpeg "decodes" a text file as terminal art, and a playlist would open other files: neither is a recording.
 _FORMATS_REFUSED = {"tty", "hls", "concat", "dash", "imf", "bin", "idf", "adf", "xbin"}
 _IMAGE_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")
+_UNSPECIFIED_MATRIX, _BT709, _BT601 = 2, 1, 5  # FFmpeg's scaler numbers the matrices like H.273
+
+# FFmpeg's quick default truncates: every round trip would darken the picture by two levels.
+EXACT_COLOUR = int(
+    Interpolation.BICUBIC
+    | Interpolation.ACCURATE_RND
+    | Interpolation.FULL_CHR_H_INP
+    | Interpolation.FULL_CHR_H_INT
+)
+
 _LEAST_MISSING_SECONDS = Fraction(1)  # declared durations are often off by some frames; a cut file lacks more
 
 
@@ -98,6 +111,34 @@ def require_whole(container: InputContainer, stream: av.VideoStream | av.AudioSt
             raise InputError(_cut_short(path, entry.timestamp * Fraction(stream.time_base or 1)))
 
 
+def num_frames(stream: av.VideoStream) -> int | None:
+    """Frames that the container's index lists and an edit list does not hide; None without such an index."""
+    entries = stream.index_entries
+    if not stream.frames or len(entries) != stream.frames:
+        return stream.frames or None
+    return sum(not entry.is_discard for entry in entries)
+
+
+def to_bgr(frame: av.VideoFrame, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """A decoded frame as uint8 BGR, scaled to `size` (width, height) if that differs; the caller's own array.
+
+    The matrix and range are those that the frame names; untagged HD is BT.709, untagged smaller video BT.601.
+    """
+    matrix = None
+    if int(frame.colorspace) == _UNSPECIFIED_MATRIX:
+        matrix = _BT709 if is_high_definition(frame.width, frame.height) else _BT601
+    width, height = size or (frame.width, frame.height)
+    image = frame.to_ndarray(
+        format="bgr24", width=width, height=height, src_colorspace=matrix, interpolation=EXACT_COLOUR
+    )
+    return np.require(image, np.uint8, ["C", "W"])
+
+
+def is_high_definition(width: int, height: int) -> bool:
+    """Whether players take untagged video of this size for BT.709 rather than BT.601."""
+    return width >= 1280 or height > 576
+
+
 def decode(
     container: InputContainer, stream: av.VideoStream | av.AudioStream, path: Path
 ) -> Iterator[Frames]:
@@ -116,7 +157,7 @@ def decode(
         for packet in container.demux(others):
             if packet.pts is not None:
                 end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
-            if packet.stream_index != stream.index:
+            if packet.stream.index != stream.index:  # (`stream_index` is 0 in all last packets)
                 continue
             try:
                 frames = packet.decode()

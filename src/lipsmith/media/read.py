@@ -18,6 +18,7 @@ from lipsmith.media.container import (
     require_file,
     require_whole,
     stamp,
+    to_bgr,
     video_stream,
 )
 from lipsmith.media.images import read_image
@@ -26,9 +27,6 @@ from lipsmith.media.sound import RESTART_SECONDS, sound_blocks
 from lipsmith.timebase import SAMPLE_RATE_HZ
 
 logger = logging.getLogger(__name__)
-
-_BT709, _UNSPECIFIED, _BT601 = 1, 2, 5  # FFmpeg's scaler names the matrices like H.273
-_HD_WIDTH, _HD_HEIGHT = 1280, 576  # from here on untagged video is BT.709 by convention
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,7 @@ def read_frames(path: Clip) -> Iterator[Frame]:
             turn = display_turn(decoded)
             size = size or (decoded.width, decoded.height)
             time = timeline.place(stamp(decoded))
-            yield Frame(index, time, apply_turn(_to_bgr(decoded, size), turn))
+            yield Frame(index, time, apply_turn(to_bgr(decoded, size), turn))
         if index < 0:
             raise InputError(f"The video stream of {path} has no frames; give a video with a picture.")
 
@@ -138,12 +136,3 @@ class _Timeline:
             time = self._last + self._step / 2
         self._last = time
         return time
-
-
-def _to_bgr(frame: av.VideoFrame, size: tuple[int, int]) -> NDArray[np.uint8]:
-    matrix = None
-    if int(frame.colorspace) == _UNSPECIFIED:
-        matrix = _BT709 if frame.width >= _HD_WIDTH or frame.height > _HD_HEIGHT else _BT601
-    width, height = size
-    image = frame.to_ndarray(format="bgr24", width=width, height=height, src_colorspace=matrix)
-    return np.require(image, np.uint8, ["C", "W"])

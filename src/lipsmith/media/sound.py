@@ -1,7 +1,7 @@
 """The sound of a file as one gapless stream of samples at a wanted rate and layout, in blocks."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -33,7 +33,7 @@ _SILENCE_BLOCK = 1 << 16
 
 def sound_blocks(
     path: Clip, *, rate: int, layout: str, sample_format: str, origin: Fraction | None = None
-) -> Iterator[NDArray]:
+) -> Generator[NDArray, None, None]:
     """The sound of any media file, resampled, in blocks of shape (channels, samples), in constant memory.
 
     Args:
@@ -82,7 +82,7 @@ def _placed(
     layout: str,
     sample_format: str,
     origin: Fraction | None,
-) -> Iterator[NDArray]:
+) -> Generator[NDArray, None, None]:
     resampler: av.AudioResampler | None = None
     shape = None
     expected = Fraction(0)  # container clock at the end of what the resampler was given

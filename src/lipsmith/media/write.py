@@ -1,0 +1,355 @@
+"""Frames and a sound file → a video that plays everywhere: `VideoWriter`."""
+
+import contextlib
+import errno
+import os
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+
+import av
+import av.error
+import cv2
+import numpy as np
+from av.container import OutputContainer
+from numpy.typing import NDArray
+
+from lipsmith.errors import OutputError
+from lipsmith.media.container import (
+    EXACT_COLOUR,
+    Clip,
+    audio_stream,
+    is_high_definition,
+    open_input,
+    require_file,
+)
+from lipsmith.media.probe import Colour
+from lipsmith.media.sound import sound_blocks
+
+# use_metadata_tags: mp4 else drops every tag that it has no box for. faststart: the index in front, so that a
+# browser plays while it loads.
+_CONTAINERS: dict[str, dict[str, str]] = {
+    ".mp4": {"movflags": "+faststart+use_metadata_tags"},
+    ".mov": {"movflags": "+faststart+use_metadata_tags"},
+    ".mkv": {},
+}
+_QUALITY_OPTIONS = {"h264_nvenc": "cq", "hevc_nvenc": "cq", "av1_nvenc": "cq", "h264_qsv": "global_quality"}
+_LEAST_TICKS_HZ = 90_000  # variable frame times are kept to 6 µs
+_MOST_TICKS_HZ = 10_000_000
+_SOUND_AHEAD_SECONDS = Fraction(1, 2)
+_AAC_RATES_HZ = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
+_AAC_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
+_BT709 = Colour(matrix=1, primaries=1, transfer=1)
+_BT601 = Colour(matrix=6, primaries=6, transfer=6)
+_MATRICES = {1, 4, 5, 6, 7, 9}  # those that can be undone exactly: not RGB, not constant luminance
+_LIMITED_RANGE = 1
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderOptions:
+    """How the picture is compressed.
+
+    `codec` is an FFmpeg encoder ("libx264", "libx265", "h264_nvenc", …), `quality` its constant quality (CRF
+    of x264: 0 lossless, 18 hardly distinguishable, 51 worst), `preset` its speed, `extra` further options of
+    it.
+    """
+
+    codec: str = "libx264"
+    quality: int = 18
+    preset: str = "veryfast"
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
+class VideoWriter:
+    """Writes frames, and the sound of a file beside them, into an mp4, mov or mkv; all of it or nothing.
+
+    A context manager. The file grows under a hidden name in the output's own folder and takes its own name
+    only when the `with` block ends well; any exception, ^C included, removes it and leaves an older output as
+    it was. Memory does not grow with length: picture and sound are interleaved as frames come.
+
+    Frame times are kept exactly at a constant `rate`, and to 6 µs otherwise (mkv: to 1 ms). 4:2:0 video needs
+    even sides: to an odd one a last column or row is added that repeats the picture's edge.
+
+    Args:
+        path: The output; its suffix chooses the container. width, height: Size of the frames in pixels. rate:
+        Frames a second, nominal; the last frame is shown for 1 / rate. audio: A sound file or a video whose
+        sound is put in from the start, at its own rate and channels; None: a
+            silent video.
+        duration: Seconds of sound: longer sound is cut there, shorter filled up with silence. None: all of
+        it. options: Encoder, quality, speed. metadata: Tags of the container, keys of any name. finalize:
+        Called with the finished, still hidden file, for instance to sign it. colour: Colour tags of the
+        source (`VideoStream.colour`), so that colours stay as they are in any player;
+            None: BT.709 for HD, BT.601 below. Output is 8 bits, limited range.
+        pixel_aspect: Width of a pixel in heights.
+
+    Raises:
+        OutputError: folder missing or not writable, full disk, unknown suffix or encoder, no frames.
+        InputError: `audio` has no usable sound.
+    """
+
+    def __init__(
+        self,
+        path: Clip,
+        *,
+        width: int,
+        height: int,
+        rate: Fraction,
+        audio: Clip | None = None,
+        duration: Fraction | None = None,
+        options: EncoderOptions | None = None,
+        metadata: Mapping[str, str] | None = None,
+        finalize: Callable[[Path], None] | None = None,
+        colour: Colour | None = None,
+        pixel_aspect: Fraction = Fraction(1),
+    ) -> None:
+        self.path = require_output(path)
+        self._width, self._height = width, height
+        self._padding = (height % 2, width % 2)
+        self._step = 1 / rate
+        self._time_base = _time_base(rate)
+        self._last_ticks: int | None = None
+        self._finalize = finalize
+        self._colour = output_colour(colour, width, height)
+        self._sound: _Soundtrack | None = None
+        self._closed = False
+        # The name stays short enough for any file system, and keeps the suffix that chooses the container.
+        hidden = f".{self.path.stem[:40]}.partial-{secrets.token_hex(4)}{self.path.suffix}"
+        self._partial = self.path.with_name(hidden)
+        self._container: OutputContainer | None = None
+        try:
+            with self._output_errors():
+                self._container = av.open(
+                    f"file:{self._partial}", "w", container_options=_CONTAINERS[self.path.suffix.lower()]
+                )
+                self._container.metadata.update(metadata or {})
+                self._stream = self._add_picture(options or EncoderOptions(), rate, pixel_aspect)
+            if audio is not None:
+                self._sound = _Soundtrack(self._container, audio, duration)
+            with self._output_errors():
+                self._container.start_encoding()
+        except BaseException:
+            self.abort()
+            raise
+
+    def write(self, image: NDArray[np.uint8], time: Fraction) -> None:
+        """Append a frame: uint8 BGR, height × width × 3, shown from `time` (seconds) on."""
+        if image.shape != (self._height, self._width, 3) or image.dtype != np.uint8:
+            raise ValueError(
+                f"a frame of {self.path} must be uint8 {self._height}×{self._width}×3, "
+                f"not {image.dtype} {'×'.join(map(str, image.shape))}"
+            )
+        if self._closed or self._container is None:
+            raise ValueError(f"{self.path} is closed already")
+        ticks = round(time / self._time_base)
+        if self._last_ticks is not None and ticks <= self._last_ticks:
+            raise ValueError(f"frame times of {self.path} must increase: {float(time):.6f} s is too early")
+        self._last_ticks = ticks
+        if any(self._padding):
+            rows, columns = self._padding
+            image = cv2.copyMakeBorder(image, 0, rows, 0, columns, cv2.BORDER_REPLICATE).astype(np.uint8)
+        with self._output_errors():
+            if self._sound is not None:
+                self._sound.write_until(time + _SOUND_AHEAD_SECONDS)
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="bgr24").reformat(
+                format="yuv420p",
+                dst_colorspace=self._colour.matrix,
+                dst_color_range=_LIMITED_RANGE,
+                interpolation=EXACT_COLOUR,
+            )
+            frame.pts, frame.time_base = ticks, self._time_base
+            frame.duration = round(self._step / self._time_base)
+            frame.colorspace = self._colour.matrix
+            self._container.mux(self._stream.encode(frame))
+
+    def close(self) -> None:
+        """Finish the file and give it its name."""
+        if self._closed:
+            return
+        try:
+            if self._last_ticks is None:
+                raise OutputError(f"No frames were written to {self.path}; there is nothing to keep.")
+            with self._output_errors():
+                assert self._container is not None
+                if self._sound is not None:
+                    self._sound.write_until(None)
+                self._container.mux(self._stream.encode(None))
+                container, self._container = self._container, None
+                container.close()
+            if self._finalize is not None:
+                self._finalize(self._partial)
+            with self._output_errors():
+                self._partial.replace(self.path)
+            self._closed = True
+        except BaseException:
+            self.abort()
+            raise
+
+    def abort(self) -> None:
+        """Throw away what was written; an older file of the same name stays."""
+        self._closed = True
+        if self._sound is not None:
+            self._sound.close()
+        container, self._container = self._container, None
+        try:
+            if container is not None:
+                with contextlib.suppress(av.error.FFmpegError):  # the file is going to be removed anyway
+                    container.close()
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        elif not self._closed:
+            self.abort()
+
+    def _add_picture(self, options: EncoderOptions, rate: Fraction, pixel_aspect: Fraction) -> av.VideoStream:
+        assert self._container is not None
+        quality = _QUALITY_OPTIONS.get(options.codec, "crf")
+        settings = {quality: str(options.quality), "preset": options.preset, **options.extra}
+        try:
+            stream = self._container.add_stream(options.codec, rate=rate, options=settings)
+        except (ValueError, av.error.FFmpegError) as error:  # unknown names are ValueErrors, too
+            raise OutputError(
+                f"The encoder {options.codec} is not available for {self.path.suffix} here; use libx264."
+            ) from error
+        if not isinstance(stream, av.VideoStream):
+            raise OutputError(f"{options.codec} is not a video encoder; use libx264.")
+        context = stream.codec_context
+        context.width, context.height = self._width + self._padding[1], self._height + self._padding[0]
+        context.pix_fmt = "yuv420p"
+        context.time_base = self._time_base
+        context.sample_aspect_ratio = pixel_aspect.limit_denominator(10_000)
+        context.color_range = _LIMITED_RANGE
+        context.colorspace = self._colour.matrix
+        context.color_primaries = self._colour.primaries
+        context.color_trc = self._colour.transfer
+        return stream
+
+    @contextlib.contextmanager
+    def _output_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:  # of Python and of FFmpeg, which derives its own from it
+            raise OutputError(_why_not(self.path, error)) from error
+        except av.error.FFmpegError as error:
+            raise OutputError(
+                f"{self.path} cannot be encoded: {error}; try other encoder options."
+            ) from error
+
+
+class _Soundtrack:
+    """The sound of a file, encoded to AAC into a container as far as it is asked to."""
+
+    def __init__(self, container: OutputContainer, path: Clip, duration: Fraction | None) -> None:
+        with open_input(require_file(path)) as source:
+            stream = audio_stream(source)
+            # A file without sound gets its sentence from `sound_blocks`, on the first block.
+            native_rate = int(stream.codec_context.sample_rate or 48_000) if stream else 48_000
+            channels = int(stream.codec_context.channels or 2) if stream else 2
+        self._rate = min((rate for rate in _AAC_RATES_HZ if rate >= native_rate), default=48_000)
+        self._layout = _AAC_LAYOUTS.get(channels, "stereo")
+        self._container = container
+        self._stream = container.add_stream("aac", rate=self._rate)
+        self._stream.layout = self._layout
+        self._stream.bit_rate = (96_000 if self._rate >= 32_000 else 64_000) * min(channels, 8)
+        self._blocks = sound_blocks(path, rate=self._rate, layout=self._layout, sample_format="fltp")
+        self._end = None if duration is None else round(duration * self._rate)  # in samples
+        self._num_written = 0
+        self._first: NDArray | None = next(self._blocks)  # fails here, before any frame is made, or never
+
+    def write_until(self, time: Fraction | None) -> None:
+        """Encode up to about `time` seconds; None: to the end, and finish the stream."""
+        target = None if time is None else round(time * self._rate)
+        while target is None or self._num_written < target:
+            block = self._next_block()
+            if block is None:
+                break
+            self._encode(block)
+        if target is None:
+            self._container.mux(self._stream.encode(None))
+
+    def close(self) -> None:
+        """Close the source file."""
+        self._blocks.close()
+
+    def _next_block(self) -> NDArray | None:
+        first, self._first = self._first, None
+        block = first if first is not None else next(self._blocks, None)
+        if self._end is None:
+            return block
+        missing = self._end - self._num_written
+        if missing <= 0:
+            return None
+        if block is None:
+            block = np.zeros(
+                (len(av.AudioLayout(self._layout).channels), min(missing, self._rate)), np.float32
+            )
+        return block[:, :missing]
+
+    def _encode(self, block: NDArray) -> None:
+        frame = av.AudioFrame.from_ndarray(
+            np.ascontiguousarray(block, np.float32), format="fltp", layout=self._layout
+        )
+        frame.sample_rate = self._rate
+        frame.pts, frame.time_base = self._num_written, Fraction(1, self._rate)
+        self._num_written += block.shape[1]
+        self._container.mux(self._stream.encode(frame))
+
+
+def require_output(path: Clip) -> Path:
+    """`path` as a `Path`, or `OutputError` when no video can be written there; nothing is left behind."""
+    path = Path(path)
+    if path.suffix.lower() not in _CONTAINERS:
+        known = ", ".join(_CONTAINERS)
+        raise OutputError(f"{path} has no suffix of a known video container; use one of {known}.")
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; give the name of a file in it.")
+    if not path.parent.is_dir():
+        raise OutputError(f"There is no folder {path.parent}; create it first.")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OutputError(_why_not(path, error)) from error
+    return path
+
+
+def output_colour(colour: Colour | None, width: int, height: int) -> Colour:
+    """The tags of an output of this size: those of the source where it has any that 8-bit 4:2:0 can carry."""
+    usual = _BT709 if is_high_definition(width, height) else _BT601
+    if colour is None or colour.matrix not in _MATRICES:
+        return usual
+    usual = _BT601 if colour.matrix in (5, 6) else _BT709
+    return Colour(
+        matrix=colour.matrix,
+        primaries=colour.primaries if colour.primaries not in (0, 2) else usual.primaries,
+        transfer=colour.transfer if colour.transfer not in (0, 2) else usual.transfer,
+    )
+
+
+def _time_base(rate: Fraction) -> Fraction:
+    """The tick: a whole number of them is a frame at a constant rate, and none is longer than 1/90000 s."""
+    if rate.numerator > _MOST_TICKS_HZ:
+        return Fraction(1, _LEAST_TICKS_HZ)  # an average of variable times, which no tick divides
+    return Fraction(1, rate.numerator * -(-_LEAST_TICKS_HZ // rate.numerator))
+
+
+def _why_not(path: Path, error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"{path} cannot be written: the disk is full. Free some space, or write to another disk."
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{path} cannot be written: no permission in the folder {path.parent}. Choose another folder."
+    return f"{path} cannot be written: {os.strerror(error.errno) if error.errno else error}."
