@@ -1,0 +1,349 @@
+"""Content Credentials: a signed C2PA manifest in the file, or beside it where the container cannot carry one.
+
+The manifest says: this file was made by Lipsmith, by opening this video (`parentOf`) and editing it with a
+trained model that heard this speech (`inputTo`). A source that carries a manifest of its own keeps it,
+inside of ours. Nothing is looked up or sent over a network, at signing and at reading.
+
+mp4, m4v and mov carry the manifest. Every other container (Matroska, avi, …) has it in a sidecar file of
+the same name that ends in `.c2pa`, where C2PA readers look for it.
+"""
+
+import hashlib
+import mimetypes
+import os
+import secrets
+import shutil
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from lipsmith.errors import InputError, OutputError, ProvenanceError
+from lipsmith.provenance.identity import Identity, load_or_create_identity
+from lipsmith.provenance.record import (
+    DIGITAL_SOURCE_TYPE,
+    SOFTWARE_NAME,
+    SyncRecord,
+    iso_time,
+    printable,
+)
+
+RECORD_ASSERTION = "lipsmith.sync"
+SOURCE_HASH_FIELD = "lipsmith.sha256"
+
+_EMBEDDING_FORMATS = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/quicktime"}
+_FORMATS = {
+    **_EMBEDDING_FORMATS,
+    ".mkv": "video/x-matroska",
+    ".webm": "video/webm",
+    ".flv": "video/x-flv",
+    ".avi": "video/avi",
+    ".ts": "video/mp2t",
+    ".mpg": "video/mpeg",
+    ".mpeg": "video/mpeg",
+    ".wmv": "video/x-ms-wmv",
+    ".wav": "audio/wav",
+    ".mp3": "audio/mpeg",
+    ".m4a": "audio/mp4",
+    ".aac": "audio/aac",
+    ".flac": "audio/flac",
+    ".ogg": "audio/ogg",
+    ".opus": "audio/ogg",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".png": "image/png",
+    ".webp": "image/webp",
+}
+
+_BLOCK_BYTES = 1 << 20
+
+# Left to itself, c2pa holds the file in memory twice, up to 512 MB each: hashed as one range, and written
+# through a memory buffer. Hashing the media data in leaves of a tree, and a small buffer, keep it below 50
+# MB at any length.
+_LEAF_KB = 4096
+_BUFFER_MB = 8
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Where the manifest is: `sidecar` is None when in the file itself. `notes` are warnings for the user."""
+
+    sidecar: Path | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the manifest is in the media file itself."""
+        return self.sidecar is None
+
+
+def can_embed(path: Path) -> bool:
+    """Whether files of this name's ending carry the manifest themselves; else it goes to `sidecar_path`."""
+    return path.suffix.lower() in _EMBEDDING_FORMATS
+
+
+def sidecar_path(path: Path) -> Path:
+    """Where the manifest of a file lies that cannot carry it: the same name ending in `.c2pa`."""
+    return path.with_suffix(".c2pa")
+
+
+def media_format(path: Path) -> str:
+    """The MIME type that the name's ending stands for."""
+    suffix = path.suffix.lower()
+    return _FORMATS.get(suffix) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+
+
+def sign(
+    path: Path,
+    record: SyncRecord,
+    *,
+    parent: Path,
+    speech: Path | None = None,
+    identity: Identity | None = None,
+    output: Path | None = None,
+) -> Signature:
+    """Sign the finished media file `path` in place.
+
+    `parent` is the source video (or picture), `speech` the recording that drives it; both may be of any
+    format. `output` is the name that the file will get, when `path` is a temporary name in the same folder:
+    it gives the title and the name of a sidecar. `identity` defaults to this computer's own.
+
+    The signed file replaces `path` in one step, after its signature and hash were checked; on any error
+    `path` stays as it was. Memory does not grow with the file's length (mp4 and mov; a parent with a
+    manifest of its own is hashed in pieces of up to 256 MB). Raises ProvenanceError, InputError for a
+    missing source, OutputError when writing fails.
+    """
+    output = path if output is None else output
+    identity = load_or_create_identity() if identity is None else identity
+    sources = [_source(parent, "parentOf", "parent")]
+    if speech is not None:
+        sources.append(_source(speech, "inputTo", "speech"))
+    library = load_library()
+    embed = can_embed(output)
+    settings = {
+        **READING_SETTINGS,
+        "builder": {"thumbnail": {"enabled": False}},
+        "core": {"backing_store_memory_threshold_in_mb": _BUFFER_MB},
+    }
+    settings["verify"] = {**settings["verify"], "verify_after_sign": True, "verify_after_sign_hash": True}
+    if embed and _num_media_data_boxes(path) == 1:
+        settings["core"] |= {"merkle_tree_chunk_size_in_kb": _LEAF_KB, "merkle_tree_max_proofs": 0}
+    plain: set[str] = set()
+    notes = []
+    while True:
+        builder = library.Builder.from_json(
+            _definition(record, output, sources, plain), context=library.Context.from_dict(settings)
+        )
+        with builder:
+            broken = _add_sources(
+                library, builder, [source for source in sources if source.label not in plain]
+            )
+            if broken is not None:
+                source, why = broken
+                plain.add(source.label)
+                notes.append(
+                    f"Content Credentials of {source.path.name}, if it has any, could not be read "
+                    f"and are not passed on: {why}"
+                )
+                continue
+            sidecar = _write_signed(library, builder, identity, path, output, embed)
+        return Signature(sidecar, tuple(notes))
+
+
+# No network: a manifest kept elsewhere is not fetched, and no revocation service hears who looks at which
+# file.
+READING_SETTINGS: dict[str, Any] = {"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}}
+
+
+def load_library() -> Any:
+    """The c2pa module: 20 MB of native code, loaded only when a file is signed or inspected."""
+    try:
+        import c2pa
+    except (ImportError, OSError, RuntimeError) as error:
+        raise ProvenanceError(
+            f"The library for Content Credentials (c2pa-python) does not load: {error}. "
+            "Reinstall it, or turn provenance off."
+        ) from error
+    return c2pa
+
+
+@dataclass(frozen=True)
+class _Source:
+    path: Path
+    relationship: str
+    label: str
+    sha256: str
+
+    def ingredient(self) -> dict[str, Any]:
+        return {
+            "title": printable(self.path.name),
+            "format": media_format(self.path),
+            "relationship": self.relationship,
+            "label": self.label,
+            "metadata": {SOURCE_HASH_FIELD: self.sha256},
+        }
+
+
+def _source(path: Path, relationship: str, label: str) -> _Source:
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(
+            f"The source {path} cannot be read for its record in the output: {error.strerror}."
+        ) from error
+    return _Source(path, relationship, label, digest)
+
+
+def _definition(record: SyncRecord, output: Path, sources: list[_Source], plain: set[str]) -> dict[str, Any]:
+    agent = {"name": SOFTWARE_NAME, "version": record.lipsmith_version}
+    when = iso_time(record.created)
+    inputs = [source.label for source in sources if source.relationship == "inputTo"]
+    edit = {
+        "action": "c2pa.edited",
+        "when": when,
+        "softwareAgent": agent,
+        "digitalSourceType": DIGITAL_SOURCE_TYPE,
+        "description": f"Lip movements were generated to match other speech, by the model {record.model}.",
+    }
+    if inputs:
+        edit["parameters"] = {"ingredientIds": inputs}
+    return {
+        "claim_version": 2,
+        "claim_generator_info": [agent],
+        "title": printable(output.name),
+        "format": media_format(output),
+        "ingredients": [source.ingredient() for source in sources if source.label in plain],
+        "assertions": [
+            {
+                "label": "c2pa.actions.v2",
+                "data": {
+                    "actions": [
+                        {"action": "c2pa.opened", "when": when, "parameters": {"ingredientIds": ["parent"]}},
+                        edit,
+                    ]
+                },
+            },
+            {"label": RECORD_ASSERTION, "data": record.to_dict(), "kind": "Json"},
+        ],
+    }
+
+
+def _add_sources(library: Any, builder: Any, sources: list[_Source]) -> tuple[_Source, str] | None:
+    """Add what c2pa can look into; the first source that it cannot, with the reason."""
+    for source in sources:
+        with source.path.open("rb") as file:
+            try:
+                builder.add_ingredient(source.ingredient(), media_format(source.path), file)
+            except library.C2paError as error:
+                return source, str(error)
+    return None
+
+
+class _Watched:
+    """A file for c2pa, which hides the cause of every failure in a stream: this keeps it."""
+
+    def __init__(self, file: IO[bytes]):
+        self._file = file
+        self.error: BaseException | None = None
+
+    def _guard(self, method: Any, *arguments: Any) -> Any:
+        try:
+            return method(*arguments)
+        except BaseException as error:
+            self.error = error
+            raise
+
+    def readinto(self, buffer: Any) -> int:
+        return self._guard(self._file.readinto, buffer)  # type: ignore[attr-defined]
+
+    def read(self, size: int = -1) -> bytes:
+        return self._guard(self._file.read, size)
+
+    def write(self, data: bytes) -> int:
+        return self._guard(self._file.write, data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._guard(self._file.seek, offset, whence)
+
+    def tell(self) -> int:
+        return self._guard(self._file.tell)
+
+    def flush(self) -> None:
+        self._guard(self._file.flush)
+
+
+def _write_signed(
+    library: Any, builder: Any, identity: Identity, path: Path, output: Path, embed: bool
+) -> Path | None:
+    """Sign `path` in place, or write the sidecar of `output`; returns the sidecar."""
+    partial = path.with_name(f".{path.stem}.signing-{secrets.token_hex(4)}{path.suffix}")
+    try:
+        with (
+            _signer(library, identity) as signer,
+            path.open("rb") as source_file,
+            partial.open("x+b", buffering=_BLOCK_BYTES) as target_file,
+        ):
+            source, target = _Watched(source_file), _Watched(target_file)
+            if not embed:
+                builder.set_no_embed()
+            try:
+                manifest = builder.sign(signer, media_format(output), source, target)
+            except library.C2paError as error:
+                cause = target.error or source.error
+                if cause is not None:
+                    raise cause from error
+                raise ProvenanceError(
+                    f"{output.name} could not be signed: {error}.{_advice(identity)}"
+                ) from error
+            target_file.flush()
+            os.fsync(target_file.fileno())
+        if embed:
+            shutil.copymode(path, partial)
+            partial.replace(path)
+            return None
+        sidecar = sidecar_path(output)
+        partial.write_bytes(manifest)
+        partial.replace(sidecar)
+        return sidecar
+    except OSError as error:
+        raise OutputError(f"{output} could not be signed: {error.strerror or error}.") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _signer(library: Any, identity: Identity) -> Any:
+    # An empty string as time-stamp address would be called; None is "no time stamp".
+    info = library.C2paSignerInfo(identity.algorithm.encode(), identity.chain_pem, identity.key_pem, None)
+    try:
+        return library.Signer.from_info(info)
+    except library.C2paError as error:
+        raise ProvenanceError(f"{identity.name} cannot sign: {error}.{_advice(identity)}") from error
+
+
+def _advice(identity: Identity) -> str:
+    return (
+        ""
+        if identity.is_local
+        else " The certificate may not suit Content Credentials; the local identity needs none."
+    )
+
+
+def _num_media_data_boxes(path: Path) -> int:
+    """How many `mdat` boxes an ISO media file has at its top level; c2pa gets the tree of several wrong."""
+    count = 0
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        position = 0
+        while position + 8 <= end:
+            file.seek(position)
+            size, kind = struct.unpack(">I4s", file.read(8))
+            if size == 1:
+                size = struct.unpack(">Q", file.read(8).rjust(8, b"\0"))[0]
+            elif size == 0:
+                size = end - position
+            if size < 8:
+                break
+            count += kind == b"mdat"
+            position += size
+    return count
