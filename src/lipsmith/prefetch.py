@@ -74,9 +74,7 @@ class Prefetch(AbstractContextManager, Iterator[Item], Generic[Item]):
                         break
                     del item  # or it would be in memory beside the next one
             finally:
-                close = getattr(self._source, "close", None)
-                if close is not None:
-                    close()
+                close_iterator(self._source)
         except BaseException as error:  # whatever it is, it belongs to the consumer
             with self._changed:
                 self._error = error
@@ -95,3 +93,10 @@ class Prefetch(AbstractContextManager, Iterator[Item], Generic[Item]):
             self._items.append(item)
             self._changed.notify_all()
             return True
+
+
+def close_iterator(source: object) -> None:
+    """Close what an iterator holds open, if it is a generator or a `Prefetch`."""
+    close = getattr(source, "close", None)
+    if close is not None:
+        close()

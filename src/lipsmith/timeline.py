@@ -10,10 +10,12 @@ A longer picture ends with the sound. For a shorter one the length policy decide
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, Protocol, TypeVar, get_args
+
+from lipsmith.prefetch import close_iterator
 
 LengthPolicy = Literal["auto", "loop", "bounce", "hold", "cut"]
 LENGTH_POLICIES: tuple[str, ...] = get_args(LengthPolicy)
@@ -90,7 +92,7 @@ def choose_policy(policy: str, num_frames: int, num_kept: int) -> str:
 
 def frames_in_order(
     read: Callable[[], Iterator[IndexedFrame]], steps: Iterable[Step], num_kept: int = 1
-) -> Iterator[tuple[IndexedFrame, Step]]:
+) -> Generator[tuple[IndexedFrame, Step], None, None]:
     """The frames that `steps` ask for, read as often as needed with at most `num_kept` frames in memory.
 
     `read` opens the source at its first frame, whose index is 0. Going forwards costs one decode a frame;
@@ -101,7 +103,7 @@ def frames_in_order(
     try:
         for step in steps:
             if not kept or step.index < kept[0].index:
-                _close(source)
+                close_iterator(source)
                 kept.clear()
                 source = read()
             while not kept or kept[-1].index < step.index:
@@ -111,10 +113,4 @@ def frames_in_order(
                 kept.append(frame)
             yield kept[step.index - kept[0].index], step
     finally:
-        _close(source)
-
-
-def _close(source: object) -> None:
-    close = getattr(source, "close", None)
-    if close is not None:
-        close()
+        close_iterator(source)

@@ -18,7 +18,7 @@ def _frame(rows=360, columns=480, seed=0):
 
 def _with_mouth(face, level=20):
     face = face.copy()
-    cv2.ellipse(face, (48, 72), (16, 8), 0, 0, 360, (level, level, level), -1)
+    cv2.ellipse(face, (48, 68), (16, 8), 0, 0, 360, (level, level, level), -1)
     return face
 
 
@@ -62,9 +62,9 @@ def test_the_generated_mouth_arrives_and_the_cheeks_keep_their_texture():
     result = paste_face(frame, crop, generated, shown)
     inside = result[crop.top : crop.bottom, crop.left : crop.right]
     before = frame[crop.top : crop.bottom, crop.left : crop.right]
-    mouth = inside[round(crop.height * 72 / 96), round(crop.width * 48 / 96)]
+    mouth = inside[round(crop.height * 68 / 96), round(crop.width * 48 / 96)]
     assert np.abs(mouth.astype(int) - 20).max() <= 8
-    cheek = np.s_[round(crop.height * 0.55) : round(crop.height * 0.62), 30:190]
+    cheek = np.s_[round(crop.height * 0.56) : round(crop.height * 0.85), 15:40]
     detail = [
         patch[cheek].astype(float) - cv2.GaussianBlur(patch[cheek].astype(float), (0, 0), 3)
         for patch in (inside, before)
@@ -94,14 +94,12 @@ def test_the_change_fades_to_nothing_towards_the_rim():
     assert steps.max() <= 10  # a hard edge would be a step of 88
 
 
-def test_the_frame_stays_as_it_is_unless_it_is_changed_in_place():
+def test_the_frame_itself_stays_as_it_is():
     frame, crop = _frame(), CROPS["enlarged"]
     kept = frame.copy()
-    generated = _with_mouth(crop.extract(frame))
-    result = paste_face(frame, crop, generated)
+    result = paste_face(frame, crop, _with_mouth(crop.extract(frame)))
     np.testing.assert_array_equal(frame, kept)
-    assert paste_face(frame, crop, generated, in_place=True) is frame
-    np.testing.assert_array_equal(frame, result)
+    assert (result != frame).any()
 
 
 def test_a_crop_outside_of_the_picture_is_refused():

@@ -32,21 +32,19 @@ def paste_face(
     shown: Image | None = None,
     *,
     match_colour: bool = True,
-    in_place: bool = False,
 ) -> Image:
     """`frame` with the lower face of `crop` taken from `generated`.
 
-    `frame` is uint8 BGR. `generated` is S × S × 3 BGR in grey levels, uint8 or float in [0, 255]. `shown` is
-    the crop that the generator saw, S × S × 3 uint8 (`crop.extract(frame)` when not given). Only pixels
-    inside the crop's `lower_face_mask` change; a frame that must not be copied is changed itself with
-    `in_place`.
+    `frame` is uint8 BGR and stays as it is. `generated` is S × S × 3 BGR in grey levels, uint8 or float in
+    [0, 255]. `shown` is the crop that the generator saw, S × S × 3 uint8 (`crop.extract(frame)` when not
+    given). Only pixels inside the crop's `lower_face_mask` change.
     """
     size = crop.size
     if generated.shape != (size, size, 3):
         raise ValueError(f"a generated face of {generated.shape} does not fit a crop of {size} × {size} × 3")
     if shown is None:
         shown = crop.extract(frame)
-    result = frame if in_place else frame.copy()
+    result = frame.copy()
     face = generated.astype(np.float32)
     added, replaced, face = _plan_change(face, shown.astype(np.float32), match_colour)
     if not replaced.any() and np.abs(added).max() < 0.5:

@@ -1,0 +1,761 @@
+"""The method on one screen: media → faces → audio → runtime → compose → media.
+
+Two passes over the video. The first follows the faces and keeps one box a frame; the second makes the pixels.
+In both, frames stream through bounded queues: however long the video, only a few are in memory. The stages of
+the second pass (decode, generate, compose, encode) run beside one another in threads.
+"""
+
+import os
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from itertools import groupby, islice
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsmith.audio.mel import SILENCE, mel_from_blocks, mel_spectrogram
+from lipsmith.audio.voice import speech_activity
+from lipsmith.audio.windows import window_batch
+from lipsmith.compose.paste import paste_face
+from lipsmith.conditioning import mask_lower_half
+from lipsmith.errors import InputError, NoFaceError, OutputError, UsageError
+from lipsmith.faces.crop import CropRule
+from lipsmith.faces.detect import FaceDetector, resolve_detector
+from lipsmith.faces.track import FaceTracker, primary_boxes
+from lipsmith.geometry import Box, Crop, Image
+from lipsmith.media.probe import MediaInfo, VideoStream, probe
+from lipsmith.media.read import Frame, read_frames, read_sample_blocks
+from lipsmith.media.write import EncoderOptions, VideoWriter, require_output
+from lipsmith.prefetch import Prefetch, close_iterator
+from lipsmith.runtime.base import GeneratorRuntime, resolve_runtime
+from lipsmith.timebase import SAMPLE_RATE_HZ, TRAINING_RATE_HZ, WINDOW_SECONDS, window_start
+from lipsmith.timeline import LENGTH_POLICIES, Step, choose_policy, frames_in_order, picture_steps
+
+if TYPE_CHECKING:
+    from lipsmith.provenance.identity import Identity
+    from lipsmith.provenance.record import SyncRecord
+    from lipsmith.weights.card import WeightCard
+
+FloatArray = NDArray[np.float32]
+
+# Frames kept for playing backwards (the length policy `bounce`).
+_KEPT_BYTES = 128 * 2**20
+# Frames that go through a stage together. About six times as many are in memory at once.
+_BATCH_BYTES = 24 * 2**20
+_LARGEST_BATCH = 8
+# A face this many times as large as the generator's is visibly softer round the mouth.
+_LARGE_FACE = 3.0
+_PROGRESS_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class SyncOptions:
+    """How to sync; the defaults suit most footage.
+
+    Attributes:
+        face: Whose mouth: None or 0 is the largest face of each shot, 1 the next, and so on.
+        detector: Name in `lipsmith.faces.detect.DETECTORS`.
+        runtime: Name in `lipsmith.runtime.base.RUNTIMES`.
+        device: Where the runtime computes; "auto" takes the best that is present.
+        threads: Most CPU threads of the runtime; None takes all cores.
+        batch_size: Frames generated at once; None suits the size of the picture. Memory grows with it.
+        length: What happens when the video is shorter than the sound, see `lipsmith.timeline`; a longer one
+        is cut. encoder: Codec and quality of the output. provenance: Whether the output carries Content
+        Credentials and a tag that say it is synthetic. identity: Who signs the Content Credentials; None: the
+        identity of this machine, made when first needed. visible_mark: Burn a label into the picture: True
+        for the usual words, or the words. audio_lead_seconds: How long before a frame the sound that it hears
+        starts; None: what the weights were
+            trained with.
+        close_in_silence: Where nobody speaks, let the generator hear silence instead of noise.
+        overwrite: Whether an existing output may be replaced. An input is never replaced.
+    """
+
+    face: int | None = None
+    detector: str = "mtcnn"
+    runtime: str = "openvino"
+    device: str = "auto"
+    threads: int | None = None
+    batch_size: int | None = None
+    length: str = "auto"
+    encoder: EncoderOptions = field(default_factory=EncoderOptions)
+    provenance: bool = True
+    identity: "Identity | None" = None
+    visible_mark: bool | str = False
+    audio_lead_seconds: Fraction | float | None = None
+    close_in_silence: bool = True
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.length not in LENGTH_POLICIES:
+            raise UsageError(
+                f"No length policy {self.length!r}; choose one of: {', '.join(LENGTH_POLICIES)}."
+            )
+        if self.batch_size is not None and self.batch_size < 1:
+            raise UsageError(f"A batch of {self.batch_size} frames: it must be at least 1.")
+        if self.face is not None and self.face < 0:
+            raise UsageError(f"Face {self.face}: faces are counted from 0, the largest.")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is: `done` of `total` frames of `stage` ("track", then "render"); None where not known."""
+
+    stage: str
+    done: int
+    total: int | None
+    seconds_left: float | None
+
+
+@dataclass(frozen=True)
+class FrameRange:
+    """Frames `first` to `last` of the output, both included, and when they are shown, in seconds."""
+
+    first: int
+    last: int
+    start_seconds: float
+    end_seconds: float
+
+
+@dataclass(frozen=True)
+class SyncReport:
+    """What a run did.
+
+    Attributes:
+        output: The file that was written.
+        num_frames: Frames of the output.
+        num_synced: Those whose mouth was generated; the others are unchanged.
+        without_face: Where the unchanged ones are.
+        rate: Frames a second (average, if variable).
+        duration_seconds: Of the output.
+        audio_seconds: Of the sound that was given.
+        length: The length policy that was followed, `auto` resolved.
+        face_height: Median height in pixels of the synced face's crop on screen.
+        model: Name of the weights, with `model_sha256` of their file.
+        runtime: Name and device, as in "openvino (cpu)".
+        seconds: Work of each stage in seconds. Stages overlap: the sum may exceed `total_seconds`.
+        total_seconds: From the call to the finished file.
+        warnings: Sentences that a person should read.
+    """
+
+    output: Path
+    num_frames: int
+    num_synced: int
+    without_face: list[FrameRange]
+    rate: Fraction
+    duration_seconds: float
+    audio_seconds: float
+    length: str
+    face_height: int
+    model: str
+    model_sha256: str
+    runtime: str
+    seconds: dict[str, float]
+    total_seconds: float
+    warnings: list[str]
+
+    @property
+    def frames_per_second(self) -> float:
+        """Output frames per second of the whole run."""
+        return self.num_frames / max(self.total_seconds, 1e-9)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it in types that JSON has."""
+        return asdict(self) | {
+            "output": str(self.output),
+            "rate": float(self.rate),
+            "frames_per_second": self.frames_per_second,
+        }
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+def sync(
+    video: str | Path,
+    audio: str | Path,
+    output: str | Path,
+    *,
+    model: str | Path = "default",
+    options: SyncOptions | None = None,
+    on_progress: ProgressCallback | None = None,
+) -> SyncReport:
+    """Make the mouth in `video` say the speech in `audio`, and write that to `output`.
+
+    Args:
+        video: A video of a talking face, or a still image.
+        audio: A sound file, or a video whose sound is taken.
+        output: An MP4 to write; it appears only when it is complete.
+        model: Name of weights, a folder of weights, or a checkpoint file.
+        options: See `SyncOptions`.
+        on_progress: Called some times a second, in the calling thread. An exception in it ends the run.
+
+    Raises:
+        UsageError, InputError, OutputError, WeightsError, RuntimeUnavailableError: before any long work.
+        NoFaceError: no frame has a face; nothing is written.
+    """
+    options = options or SyncOptions()
+    _check(Path(video), Path(audio), Path(output), options)  # again in LipSyncer.sync, but before loading
+    start = time.perf_counter()
+    with LipSyncer.load(
+        model,
+        runtime=options.runtime,
+        detector=options.detector,
+        device=options.device,
+        threads=options.threads,
+    ) as syncer:
+        load_seconds = time.perf_counter() - start
+        report = syncer.sync(video, audio, output, options=options, on_progress=on_progress)
+    seconds = {"load": load_seconds} | report.seconds
+    return SyncReport(**{**vars(report), "seconds": seconds, "total_seconds": time.perf_counter() - start})
+
+
+class LipSyncer:
+    """Weights, a runtime and a detector, loaded once and used for any number of videos. A context manager."""
+
+    def __init__(self, card: "WeightCard", runtime: GeneratorRuntime, detector: FaceDetector) -> None:
+        self.card = card
+        self.runtime = runtime
+        self.detector = detector
+        self.crop_rule = CropRule(padding=card.crop_padding, face_size=runtime.face_size)
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path = "default",
+        *,
+        runtime: str = "openvino",
+        detector: str = "mtcnn",
+        device: str = "auto",
+        threads: int | None = None,
+    ) -> Self:
+        """Find the weights called `model` (or the folder or checkpoint file), and load them.
+
+        Raises:
+            UsageError, WeightsError, RuntimeUnavailableError: unknown names, damaged weights, missing
+            packages.
+        """
+        from lipsmith.weights import resolve
+
+        card, folder = resolve(model)
+        faces = resolve_detector(detector)
+        return cls(card, resolve_runtime(runtime, folder, device=device, threads=threads), faces)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the runtime's memory."""
+        self.runtime.close()
+
+    def track(
+        self, frames: Iterable[Image], *, rate: Fraction = TRAINING_RATE_HZ, face: int | None = None
+    ) -> list[Box | None]:
+        """The box of one person's face in each of `frames` (uint8 BGR, all of one size), None where there is
+        none."""
+        tracker = FaceTracker(self.detector, rate=rate)
+        num_frames = 0
+        for image in frames:
+            tracker.add(image)
+            num_frames += 1
+        return primary_boxes(tracker.finish(), num_frames, face)
+
+    def render(
+        self,
+        frames: Iterable[Image],
+        track: Sequence[Box | None],
+        samples: FloatArray,
+        rate: Fraction,
+        *,
+        close_in_silence: bool = True,
+    ) -> Iterator[Image]:
+        """`frames` with the mouth in the boxes of `track` saying `samples` (mono, 16 kHz, in [-1, 1]).
+
+        One new image for each frame, in order and in constant memory; where `track` has None, the frame
+        itself.
+        """
+        mel = mel_spectrogram(samples)
+        if close_in_silence:
+            mel = _silenced(mel)
+        works = (
+            _Work(image, index / Fraction(rate), track[index] if index < len(track) else None)
+            for index, image in enumerate(frames)
+        )
+        with closing(self._render(works, mel, self._lead(None), 1, _Clock())) as rendered:
+            for work in rendered:
+                yield work.image
+
+    def sync(
+        self,
+        video: str | Path,
+        audio: str | Path,
+        output: str | Path,
+        *,
+        options: SyncOptions | None = None,
+        on_progress: ProgressCallback | None = None,
+    ) -> SyncReport:
+        """See `lipsmith.sync`; what of `options` chooses weights, runtime and detector was chosen by
+        `load`."""
+        options = options or SyncOptions()
+        video, audio, output = Path(video), Path(audio), Path(output)
+        start, clock, progress = time.perf_counter(), _Clock(), _Reporter(on_progress)
+        info = _check(video, audio, output, options)
+        identity = _identity(options)
+
+        with clock.working("listen"):
+            mel, audio_seconds = _listen(audio)
+            if options.close_in_silence:
+                mel = _silenced(mel)
+        survey = self._survey(info, audio_seconds, options.face, clock, progress)
+        plan = _plan(survey, audio_seconds, options.length)
+        without_face = _ranges_without_face(plan, survey.boxes)
+        num_synced = sum(survey.boxes[step.index] is not None for step in plan.steps)
+        notes: list[str] = []
+        metadata, finalize = {}, None
+        if identity is not None:
+            record = self._record(video, audio, num_synced, len(plan.steps) - num_synced)
+            metadata = _container_metadata(record)
+            finalize = _signer(record, identity, video, audio, output, notes, clock)
+
+        rendered = self._render(
+            self._planned_frames(video, survey, plan, clock),
+            mel,
+            self._lead(options),
+            options.batch_size or max(1, min(_LARGEST_BATCH, _BATCH_BYTES // survey.frame_bytes)),
+            clock,
+            _label(options.visible_mark, survey.picture),
+        )
+        progress.begin("render", len(plan.steps))
+        with (
+            closing(rendered),
+            VideoWriter(
+                output,
+                width=survey.picture.width,
+                height=survey.picture.height,
+                rate=survey.picture.rate,
+                audio=audio,
+                duration=plan.duration,
+                options=options.encoder,
+                metadata=metadata,
+                finalize=finalize,
+                colour=survey.picture.colour,
+                pixel_aspect=survey.picture.pixel_aspect,
+            ) as writer,
+        ):
+            num_written = 0
+            for work in rendered:
+                with clock.working("encode"):
+                    writer.write(work.image, work.time)
+                num_written += 1
+                progress.show(num_written)
+            if num_written < len(plan.steps):
+                raise InputError(
+                    f"{video} gave only {num_written} of {len(plan.steps)} frames when read again: "
+                    "did it change meanwhile?"
+                )
+
+        return SyncReport(
+            output=output,
+            num_frames=len(plan.steps),
+            num_synced=num_synced,
+            without_face=without_face,
+            rate=survey.picture.rate,
+            duration_seconds=float(plan.duration),
+            audio_seconds=float(audio_seconds),
+            length=plan.policy,
+            face_height=survey.face_height,
+            model=self.card.name,
+            model_sha256=self.card.sha256,
+            runtime=f"{self.runtime.name} ({self.runtime.device})",
+            seconds=clock.seconds,
+            total_seconds=time.perf_counter() - start,
+            warnings=[*self._warnings(without_face, len(plan.steps), num_synced, survey, mel), *notes],
+        )
+
+    def _survey(
+        self, info: MediaInfo, duration: Fraction, face: int | None, clock: "_Clock", progress: "_Reporter"
+    ) -> "_Survey":
+        """First pass: frame times and face boxes, up to the end of the sound."""
+        picture = info.video
+        assert picture is not None  # _check saw to that
+        tracker = FaceTracker(self.detector, rate=picture.rate)
+        times: list[Fraction] = []
+        frame_bytes = 1
+        known = picture.num_frames
+        most = int(duration * picture.rate) + 1
+        progress.begin("track", None if known is None else min(known, most))
+        frames: Iterator[Frame]
+        with Prefetch(clock.timed("decode", read_frames(info.path)), 4, "decode") as frames:
+            for frame in frames:
+                if frame.time >= duration:
+                    break
+                times.append(frame.time)
+                frame_bytes = frame.image.nbytes
+                with clock.working("track"):
+                    tracker.add(frame.image, frame.index)
+                progress.show(len(times))
+        if not times:
+            raise InputError(f"The video stream of {info.path} has no frames; give a video with a picture.")
+        with clock.working("track"):
+            tracks = tracker.finish()
+            boxes = primary_boxes(tracks, len(times), face)
+        boxes = [box if box is not None and self._is_visible(box, picture) else None for box in boxes]
+        heights = [self.crop_rule.crop(box).height for box in boxes if box is not None]
+        if not heights:
+            raise NoFaceError(_no_face_message(info, len(times), times[-1], face, bool(tracks)))
+        return _Survey(picture, times, boxes, frame_bytes, round(float(np.median(heights))))
+
+    def _is_visible(self, box: Box, picture: VideoStream) -> bool:
+        (rows, columns), _ = self.crop_rule.crop(box).visible(picture.height, picture.width)
+        return rows.start < rows.stop and columns.start < columns.stop
+
+    def _planned_frames(
+        self, video: Path, survey: "_Survey", plan: "_Plan", clock: "_Clock"
+    ) -> Generator["_Work", None, None]:
+        """The frames of the output before anything is changed, in order."""
+
+        def read() -> Iterator[Frame]:
+            return clock.timed("decode", read_frames(video))
+
+        with closing(frames_in_order(read, plan.steps, plan.num_kept)) as frames:
+            for frame, step in frames:
+                yield _Work(frame.image, step.time, survey.boxes[step.index])
+
+    def _lead(self, options: SyncOptions | None) -> Fraction:
+        if options is not None and options.audio_lead_seconds is not None:
+            return Fraction(options.audio_lead_seconds)
+        return Fraction(self.card.window_lead_seconds)
+
+    def _render(
+        self,
+        works: Iterable["_Work"],
+        mel: FloatArray,
+        lead: Fraction,
+        batch_size: int,
+        clock: "_Clock",
+        mark: Callable[[Image], Image] | None = None,
+    ) -> Generator["_Work", None, None]:
+        """Second pass: each of `works` with its image composed. The caller encodes in its own thread."""
+        with (
+            Prefetch(self._shown(works, batch_size), 1, "decode") as shown,
+            Prefetch((self._generate(batch, mel, lead, clock) for batch in shown), 1, "generate") as faces,
+            Prefetch(
+                (_compose(work, clock, mark) for batch in faces for work in batch), 2, "compose"
+            ) as done,
+        ):
+            yield from done
+
+    def _shown(self, works: Iterable["_Work"], batch_size: int) -> Iterator[list["_Work"]]:
+        """Batches of frames, with what the generator sees of those that have a face."""
+        iterator = iter(works)
+        try:
+            while batch := list(islice(iterator, batch_size)):
+                for work in batch:
+                    if work.box is not None:
+                        work.crop = self.crop_rule.crop(work.box)
+                        work.shown = work.crop.extract(work.image)
+                yield batch
+        finally:
+            close_iterator(works)
+
+    def _generate(
+        self, batch: list["_Work"], mel: FloatArray, lead: Fraction, clock: "_Clock"
+    ) -> list["_Work"]:
+        """Generate the faces of those frames of a batch that have one."""
+        with_face = [work for work in batch if work.shown is not None]
+        if with_face:
+            with clock.working("generate"):
+                mels = window_batch(mel, [window_start(work.time, lead) for work in with_face])
+                references = to_network([work.shown for work in with_face if work.shown is not None])
+                faces = np.concatenate([mask_lower_half(references), references], axis=1)
+                for work, face in zip(with_face, self.runtime.generate(mels, faces), strict=True):
+                    work.generated = np.clip(face.transpose(1, 2, 0), 0, 1) * np.float32(255)
+        return batch
+
+    def _record(self, video: Path, audio: Path, num_changed: int, num_unchanged: int) -> "SyncRecord":
+        from lipsmith.provenance.record import SyncRecord
+
+        return SyncRecord(
+            model=self.card.name,
+            model_sha256=self.card.sha256,
+            source_video=video.name,
+            source_audio=audio.name,
+            num_frames_changed=num_changed,
+            num_frames_unchanged=num_unchanged,
+        )
+
+    def _warnings(
+        self,
+        without_face: list[FrameRange],
+        num_frames: int,
+        num_synced: int,
+        survey: "_Survey",
+        mel: FloatArray,
+    ) -> list[str]:
+        warnings = []
+        if without_face:
+            where = ", ".join(
+                f"{part.start_seconds:.1f}–{part.end_seconds:.1f} s" for part in without_face[:5]
+            )
+            more = f" and {len(without_face) - 5} more places" if len(without_face) > 5 else ""
+            warnings.append(
+                f"No face in {num_frames - num_synced} of {num_frames} frames ({where}{more}): "
+                "they are unchanged."
+            )
+        if survey.face_height > _LARGE_FACE * self.runtime.face_size:
+            warnings.append(
+                f"The face is {survey.face_height} pixels high on screen and {self.runtime.face_size} in the "
+                "model: the mouth will be softer than the rest. Weights with a larger face size would help."
+            )
+        if mel.size and mel.max() <= SILENCE:
+            warnings.append("The sound is silent from beginning to end: the mouth stays closed.")
+        return warnings
+
+
+def to_network(crops: Sequence[Image]) -> FloatArray:
+    """Crops, each S × S × 3 uint8 BGR, as the networks see them: (n, 3, S, S) float32, 0 to 1."""
+    return np.stack(crops).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+
+
+@dataclass(slots=True)
+class _Work:
+    """One frame on its way through the second pass."""
+
+    image: Image
+    time: Fraction
+    box: Box | None
+    crop: Crop | None = None
+    shown: Image | None = None  # what the generator sees of it
+    generated: FloatArray | None = None  # and returns, S × S × 3 in grey levels
+
+
+@dataclass(frozen=True, slots=True)
+class _Survey:
+    """What the first pass learnt: the time of each frame, the face in it, and sizes."""
+
+    picture: VideoStream
+    times: list[Fraction]
+    boxes: list[Box | None]
+    frame_bytes: int
+    face_height: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Which frame is shown when, for how long in all, and how many are kept for going backwards."""
+
+    steps: list[Step]
+    policy: str
+    duration: Fraction
+    num_kept: int
+
+
+def _plan(survey: _Survey, audio_seconds: Fraction, wanted_policy: str) -> _Plan:
+    num_kept = max(1, _KEPT_BYTES // survey.frame_bytes)
+    policy = choose_policy(wanted_policy, len(survey.times), num_kept)
+    last_seconds = 1 / survey.picture.rate
+    duration = audio_seconds
+    if policy == "cut":
+        duration = min(duration, survey.times[-1] + last_seconds)
+    steps = list(picture_steps(survey.times, last_seconds, duration, policy))
+    return _Plan(steps, policy, duration, num_kept if policy == "bounce" else 1)
+
+
+def _compose(work: _Work, clock: "_Clock", mark: Callable[[Image], Image] | None) -> _Work:
+    with clock.working("compose"):
+        if work.generated is not None and work.crop is not None:
+            # A copy: the same frame may be shown again later.
+            work.image = paste_face(work.image, work.crop, work.generated, work.shown)
+            work.generated = work.shown = None
+        if mark is not None:
+            work.image = mark(work.image)
+    return work
+
+
+def _listen(path: Path) -> tuple[FloatArray, Fraction]:
+    """The mel of a file's sound and its exact duration in seconds."""
+    num_samples = 0
+
+    def counted() -> Iterator[FloatArray]:
+        nonlocal num_samples
+        for block in read_sample_blocks(path):
+            num_samples += len(block)
+            yield block
+
+    mel = mel_from_blocks(counted())
+    duration = Fraction(num_samples, SAMPLE_RATE_HZ)
+    if duration < WINDOW_SECONDS:
+        raise InputError(
+            f"The sound of {path} lasts {float(duration):.2f} s; at least {float(WINDOW_SECONDS)} s "
+            "are needed."
+        )
+    return mel, duration
+
+
+def _silenced(mel: FloatArray) -> FloatArray:
+    """`mel` with silence where nobody speaks, so that noise moves no lips."""
+    return np.where(speech_activity(mel) > 0.5, mel, np.float32(SILENCE))
+
+
+def _label(wanted: bool | str, picture: VideoStream) -> Callable[[Image], Image] | None:
+    """What burns the visible mark into a frame, if it is wanted."""
+    if not wanted:
+        return None
+    from lipsmith.provenance.visible import DEFAULT_LABEL, VisibleMark
+
+    mark = VisibleMark(picture.width, picture.height, text=DEFAULT_LABEL if wanted is True else wanted)
+    return lambda image: mark.apply(image.copy())
+
+
+def _identity(options: SyncOptions) -> "Identity | None":
+    """Who signs; made before long work, because making it can fail."""
+    if not options.provenance or options.identity is not None:
+        return options.identity if options.provenance else None
+    from lipsmith.provenance.identity import load_or_create_identity
+
+    return load_or_create_identity()
+
+
+def _container_metadata(record: "SyncRecord") -> dict[str, str]:
+    from lipsmith.provenance.container import container_metadata
+
+    return container_metadata(record)
+
+
+def _signer(
+    record: "SyncRecord",
+    identity: "Identity",
+    video: Path,
+    audio: Path,
+    output: Path,
+    notes: list[str],
+    clock: "_Clock",
+) -> Callable[[Path], None]:
+    """What the writer calls with the finished, still hidden file; adds to `notes` what a person should
+    know."""
+    from lipsmith.provenance.content_credentials import sign
+
+    def finalize(path: Path) -> None:
+        with clock.working("sign"):
+            signature = sign(path, record, parent=video, speech=audio, identity=identity, output=output)
+        notes.extend(signature.notes)
+        if signature.sidecar is not None:
+            notes.append(
+                f"{output.suffix} files cannot carry Content Credentials: they are in {signature.sidecar}."
+            )
+
+    return finalize
+
+
+def _check(video: Path, audio: Path, output: Path, options: SyncOptions) -> MediaInfo:
+    """Everything that can be found wrong before long work; what `probe` says of the video."""
+    for source, name in ((video, "video"), (audio, "sound")):
+        if _is_same_file(output, source):
+            raise OutputError(f"The output {output} is the {name} itself; choose another name.")
+    require_output(output)
+    if os.path.lexists(output) and not options.overwrite:
+        raise OutputError(f"The output {output} exists already; choose another name, or allow to replace it.")
+    info = probe(video)
+    if info.video is None:
+        raise InputError(f"{video} has no picture, only sound; give a video or an image.")
+    if probe(audio).audio is None:
+        raise InputError(f"{audio} has no sound; give a sound file, or a video with sound.")
+    return info
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    """Also through symbolic and hard links."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return one.resolve() == other.resolve()
+
+
+def _ranges_without_face(plan: _Plan, boxes: Sequence[Box | None]) -> list[FrameRange]:
+    ranges = []
+    times = [step.time for step in plan.steps] + [plan.duration]
+    places = range(len(plan.steps))
+    for missing, group in groupby(places, key=lambda place: boxes[plan.steps[place].index] is None):
+        if missing:
+            members = list(group)
+            first, last = members[0], members[-1]
+            ranges.append(FrameRange(first, last, float(times[first]), float(times[last + 1])))
+    return ranges
+
+
+def _no_face_message(
+    info: MediaInfo, num_frames: int, last_time: Fraction, face: int | None, has_others: bool
+) -> str:
+    if has_others and face:
+        return (
+            f"{info.path} never shows {face + 1} faces at once: there is no face {face + 1} to sync. "
+            "Choose a smaller number, or none for the largest face."
+        )
+    where = "" if info.is_image else f" in any of {num_frames} frames (0–{float(last_time):.1f} s)"
+    return f"No face found{where} of {info.path}. Faces must look towards the camera and be 50 pixels wide."
+
+
+class _Clock:
+    """Seconds of work by stage. Each stage runs in one thread at a time, so no lock is needed."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def working(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+    def timed(self, stage: str, source: Iterable[Any]) -> Iterator[Any]:
+        """`source`, with the time that its items take counted as work of `stage`."""
+        iterator = iter(source)
+        try:
+            while True:
+                with self.working(stage):
+                    item = next(iterator, self)
+                if item is self:
+                    return
+                yield item
+        finally:
+            close_iterator(iterator)
+
+
+class _Reporter:
+    """Calls back some times a second with the time left."""
+
+    def __init__(self, callback: ProgressCallback | None) -> None:
+        self._callback = callback
+        self._stage = ""
+        self._total: int | None = None
+        self._start = self._last = 0.0
+
+    def begin(self, stage: str, total: int | None) -> None:
+        self._stage, self._total = stage, total
+        self._start, self._last = time.monotonic(), 0.0
+        self.show(0)
+
+    def show(self, done: int) -> None:
+        now = time.monotonic()
+        if self._callback is None or (now - self._last < _PROGRESS_SECONDS and done != self._total):
+            return
+        self._last = now
+        left = None
+        if self._total is not None and done:
+            left = (now - self._start) / done * max(self._total - done, 0)
+        self._callback(Progress(self._stage, done, self._total, left))
