@@ -14,7 +14,6 @@ HEAVY = (
     "skimage",
     "scipy",
     "c2pa",
-    "pydantic",
     "mtcnn",
     "rich.console",
 )

@@ -1,0 +1,170 @@
+"""`lipsmith sync` and `demo` through the front door: what they write, and where they say what."""
+
+import json
+import stat
+from pathlib import Path
+
+import av
+import pytest
+
+from lipsmith.cli.sync import Length
+from lipsmith.errors import ExitCode
+from lipsmith.timeline import LENGTH_POLICIES
+
+from .conftest import RATE_HZ, Command
+
+SPEECH_SECONDS = 0.8
+
+
+def picture_seconds(path: Path) -> float:
+    """Frames times their nominal length."""
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0)) / RATE_HZ
+
+
+def test_the_lengths_offered_are_those_of_the_library() -> None:
+    assert {length.value for length in Length} == set(LENGTH_POLICIES)
+
+
+def test_sync_writes_a_video_as_long_as_the_speech(
+    run: Command, media: Path, weights: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "synced.mp4"
+    done = run("sync", media / "face.mp4", media / "speech.wav", "-o", output, "--model", weights)
+    assert (done.code, done.out) == (ExitCode.OK, f"{output}\n")
+    assert picture_seconds(output) == pytest.approx(SPEECH_SECONDS, abs=1 / RATE_HZ)
+    assert "20 frames, 20 synced, 0 without a face" in done.err
+    assert "generate" in done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["synced.mp4"]
+
+
+def test_the_report_as_json_is_all_of_standard_output(
+    run: Command, media: Path, weights: str, tmp_path: Path
+) -> None:
+    done = run(
+        "sync", media / "face.mp4", media / "speech.wav", "-o", tmp_path / "o.mp4", "-m", weights, "--json"
+    )
+    report = json.loads(done.out)
+    assert done.code == ExitCode.OK
+    assert (report["num_frames"], report["num_synced"], report["without_face"]) == (20, 20, [])
+    assert report["model"] == weights
+    assert report["output"] == str(tmp_path / "o.mp4")
+    assert set(report["seconds"]) >= {"decode", "track", "generate", "compose", "encode", "sign"}
+
+
+def test_a_still_image_and_a_video_as_speech(run: Command, media: Path, weights: str, tmp_path: Path) -> None:
+    output = tmp_path / "still.mp4"
+    done = run("sync", media / "face.png", media / "face.mp4", "-o", output, "--model", weights)
+    assert done.code == ExitCode.OK, done.err
+    assert picture_seconds(output) == pytest.approx(SPEECH_SECONDS, abs=1 / RATE_HZ)
+
+
+def test_a_file_name_is_never_a_command(run: Command, media: Path, weights: str, tmp_path: Path) -> None:
+    speech = media / "a speech; with $(words).wav"
+    output = tmp_path / "-o $(rm).mp4"
+    done = run("sync", media / "face.png", speech, "-o", output, "--model", weights)
+    assert done.code == ExitCode.OK, done.err
+    assert output.stat().st_size > 0
+
+
+def test_an_existing_output_is_replaced_only_when_told(
+    run: Command, media: Path, weights: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.mp4"
+    output.write_text("precious")
+    arguments = ("sync", media / "face.png", media / "speech.wav", "-o", output, "--model", weights)
+    refused = run(*arguments)
+    assert refused.code == ExitCode.OUTPUT
+    assert output.read_text() == "precious"
+    assert run(*arguments, "--force").code == ExitCode.OK
+    assert picture_seconds(output) == pytest.approx(SPEECH_SECONDS, abs=1 / RATE_HZ)
+
+
+def test_the_output_is_marked_unless_told_otherwise(
+    run: Command, media: Path, weights: str, tmp_path: Path
+) -> None:
+    source = (media / "face.png", media / "speech.wav")
+    marked, plain = tmp_path / "marked.mp4", tmp_path / "plain.mp4"
+    assert run("sync", *source, "-o", marked, "-m", weights).code == ExitCode.OK
+    assert run("sync", *source, "-o", plain, "-m", weights, "--no-provenance").code == ExitCode.OK
+    with av.open(str(marked)) as container:
+        assert "AI-generated lip movements" in container.metadata["comment"]
+    with av.open(str(plain)) as container:
+        assert "comment" not in container.metadata
+
+
+def test_the_encoder_options_reach_the_encoder(
+    run: Command, media: Path, weights: str, tmp_path: Path
+) -> None:
+    sizes = {}
+    for crf in (10, 45):
+        output = tmp_path / f"{crf}.mp4"
+        done = run(
+            *("sync", media / "face.mp4", media / "speech.wav", "-o", output, "-m", weights),
+            *("--crf", crf, "--preset", "ultrafast", "--no-provenance"),
+        )
+        assert done.code == ExitCode.OK, done.err
+        sizes[crf] = output.stat().st_size
+    assert sizes[10] > 3 * sizes[45]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--audio-lead", "soon"), "number of seconds"),
+        (("--face", "0"), "--face"),
+        (("--crf", "99"), "--crf"),
+        (("--length", "stretch"), "--length"),
+        (("--certificate", "mine.pem"), "--private-key"),
+        (("--no-provenance", "--certificate", "a.pem", "--private-key", "b.pem"), "--no-provenance"),
+    ],
+)
+def test_options_that_make_no_sense(
+    run: Command, media: Path, tmp_path: Path, options: tuple[str, ...], words: str
+) -> None:
+    done = run("sync", media / "face.png", media / "speech.wav", "-o", tmp_path / "o.mp4", *options)
+    assert done.code == ExitCode.USAGE
+    assert words in done.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_demo_syncs_the_portrait(run: Command, media: Path, weights: str, tmp_path: Path) -> None:
+    output = tmp_path / "new folder" / "demo.mp4"
+    done = run("demo", "--output", output, "--model", weights)
+    assert done.code == ExitCode.OK, done.err
+    assert done.out == f"{output}\n"
+    assert done.sentences[-1] == f"The result is in {output}"
+    assert picture_seconds(output) == pytest.approx(9.15, abs=1 / RATE_HZ)
+
+
+def test_demo_without_its_extra(
+    run: Command, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "skimage.data", None)
+    done = run("demo", "--output", tmp_path / "demo.mp4", "--model", weights)
+    assert done.code == ExitCode.RUNTIME
+    assert "pip install 'lipsmith[demo]'" in done.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unwritable_folder(run: Command, media: Path, weights: str, tmp_path: Path) -> None:
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    try:
+        if _can_write(folder):
+            pytest.skip("this user may write anywhere")
+        done = run("sync", media / "face.png", media / "speech.wav", "-o", folder / "o.mp4", "-m", weights)
+    finally:
+        folder.chmod(stat.S_IRWXU)
+    assert done.code == ExitCode.OUTPUT
+    assert not list(folder.iterdir())
+
+
+def _can_write(folder: Path) -> bool:
+    try:
+        (folder / "probe").touch()
+    except OSError:
+        return False
+    (folder / "probe").unlink()
+    return True
