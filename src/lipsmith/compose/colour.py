@@ -1,8 +1,8 @@
 """Colour matching: what a generator gets wrong everywhere is no movement, and is taken out.
 
 A generator trained on other footage returns a face slightly too dark, too red or too flat. Round the mouth,
-where nothing should move, its difference from the crop that it was shown measures that error; a smooth
-continuation of the measurement over the mouth is subtracted.
+where nothing should move, comparing it with the crop that it was shown measures that error; its smooth
+continuation over the mouth is undone. A gain, not an offset, so that the dark of an open mouth stays dark.
 """
 
 import cv2
@@ -11,31 +11,40 @@ from numpy.typing import NDArray
 
 from lipsmith.compose.masks import skin_mask
 
-_REACH = 0.12  # sigma of the smooth field, in shares of the crop's side: wider than a mouth's half height
-_OUTLIER = 12.0  # grey levels away from the crop's common shift at which skin counts as moved
+_REACH = 0.12  # sigma of the smooth field, in shares of the crop's side: wider than half a mouth is high
+_OUTLIER = 12.0  # grey levels off the common gain at which skin counts as moved
+_STEADY = 8.0  # grey levels added to both sides, so that near black the ratio means nothing
+_GAIN_LIMITS = (0.7, 1.4)
 
 
-def colour_shift(difference: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Smooth field of the colour error in `difference` = generated − shown, both (S, S, 3) in grey levels.
+def colour_gain(generated: NDArray[np.float32], shown: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Smooth field (S, S, 3) that brings `generated` to the colours of `shown`, both S × S × 3 in grey
+    levels.
 
-    Normalised convolution over the skin round the mouth (`skin_mask`). Pixels far from the common shift have
-    moved (an opening jaw, a shadow) and hardly count. Zero where `difference` is zero everywhere.
+    Normalised convolution over the skin round the mouth (`skin_mask`), per channel. Pixels far from the
+    common gain have moved (an opening jaw, a shadow) and hardly count. 1 everywhere where both are the same.
     """
-    size = difference.shape[0]
+    size = shown.shape[0]
     skin = skin_mask(size)
-    common = np.median(difference[skin > 0.5], axis=0)
-    distance = np.abs(difference - common).max(axis=2)
-    weights = skin / (1 + (distance / _OUTLIER) ** 4)
+    inside = skin > 0.5
+    common = _limited(
+        (np.median(shown[inside], axis=0) + _STEADY) / (np.median(generated[inside], axis=0) + _STEADY)
+    )
+    distance = np.abs(generated * common - shown).max(axis=2)
+    weights = (skin / (1 + (distance / _OUTLIER) ** 4))[..., None]
     sigma = _REACH * size
-    total = _smooth(weights, sigma)
-    # Far from all skin the measurement fades into the common shift instead of dividing nothing by nothing.
-    prior = 0.02
-    measured = _smooth(difference * weights[..., None], sigma) + prior * common
-    return (measured / (total[..., None] + prior)).astype(np.float32)
+    wanted, given = _smooth(shown * weights, sigma), _smooth(generated * weights, sigma)
+    # Far from all skin the measurement fades into the common gain instead of dividing nothing by nothing.
+    return _limited((wanted + _STEADY * common) / (given + _STEADY))
+
+
+def _limited(gain: NDArray) -> NDArray[np.float32]:
+    return np.clip(gain, *_GAIN_LIMITS).astype(np.float32)
 
 
 def _smooth(image: NDArray, sigma: float) -> NDArray:
-    """Gaussian blur by blurring a quarter-size image: the fields wanted here have nothing finer."""
-    small = cv2.resize(image, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
+    """Gaussian blur by way of a quarter of the size: the fields wanted here have nothing finer."""
+    rows, columns = image.shape[:2]
+    small = cv2.resize(image, (columns // 4, rows // 4), interpolation=cv2.INTER_AREA)
     small = cv2.GaussianBlur(small, (0, 0), sigma / 4, borderType=cv2.BORDER_REPLICATE)
-    return cv2.resize(small, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(cv2.resize(small, (columns, rows), interpolation=cv2.INTER_LINEAR))

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsmith.compose.colour import colour_shift
+from lipsmith.compose.colour import colour_gain
 from lipsmith.compose.masks import lower_face_mask, mouth_mask, smoothstep
 from lipsmith.geometry import Crop, Image
 
@@ -92,7 +92,7 @@ def _plan_change(face: Field, shown: Field, match_colour: bool) -> tuple[Field, 
     """
     size = face.shape[0]
     if match_colour:
-        face = face - colour_shift(face - shown)
+        face = face * colour_gain(face, shown)
     difference = face - shown
     smooth = _blurred(difference, _SMOOTH_SHARE * size)
     mask = lower_face_mask(size)
