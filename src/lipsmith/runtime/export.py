@@ -190,8 +190,8 @@ def _check_agreement(
         if not ratio >= MIN_PSNR_INT8:
             raise WeightsError(
                 f"The int8 generator was not written: on {len(mels)} samples that it was not calibrated "
-                f"with, its lower faces agree with PyTorch's to {ratio:.1f} dB, and {MIN_PSNR_INT8:g} dB is the "
-                "least. Give more varied calibration samples, or use fp16."
+                f"with, its lower faces agree with PyTorch's to {ratio:.1f} dB, and {MIN_PSNR_INT8:g} dB is "
+                "the least. Give more varied calibration samples, or use fp16."
             )
         return
     difference = float(np.abs(generated - expected).max())
