@@ -7,20 +7,21 @@ from collections import OrderedDict
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from lipsmith.errors import WeightsError
+from lipsmith.errors import RuntimeUnavailableError, WeightsError
 from lipsmith.models.expert import LipSyncExpert
 from lipsmith.models.quality import VisualQualityDiscriminator
 from lipsmith.models.syncnet import SyncNet
 from lipsmith.models.wav2lip import FACE_SIZES, Wav2Lip
-from lipsmith.weights import resolve, store
+from lipsmith.runtime import RUNTIMES, resolve_runtime
+from lipsmith.weights import checkpoint, resolve, store
 from lipsmith.weights.card import WeightCard
 from lipsmith.weights.checkpoint import identify, import_checkpoint, load_network, read_checkpoint
 
@@ -261,9 +262,7 @@ def fake_export(monkeypatch: pytest.MonkeyPatch) -> list[tuple[nn.Module, str]]:
         (folder / "generator.bin").write_bytes(b"weights")
         return folder / "generator.xml"
 
-    module = ModuleType("lipsmith.runtime.export")
-    module.export_generator = export_generator  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "lipsmith.runtime.export", module)
+    monkeypatch.setattr(checkpoint, "export_generator", export_generator)
     return calls
 
 
@@ -314,7 +313,7 @@ def test_a_taken_name_is_refused_and_a_failed_import_leaves_nothing(
     def fail(*_: Any, **__: Any) -> None:
         raise WeightsError("the outputs differ")
 
-    monkeypatch.setattr(sys.modules["lipsmith.runtime.export"], "export_generator", fail)
+    monkeypatch.setattr(checkpoint, "export_generator", fail)
     with pytest.raises(WeightsError, match="the outputs differ"):
         import_checkpoint(path, "other")
     assert [p.name for p in (tmp_path / "weights").iterdir()] == ["mine"]
@@ -332,3 +331,57 @@ def test_a_checkpoint_named_by_its_path_is_imported_once(
     assert resolve(str(tmp_path / "y.pth")) == (card, folder)
     assert len(fake_export) == 1
     assert card.name not in [listed.name for listed in store.list_weights()]
+
+
+def test_an_import_that_another_process_finished_first_is_used(
+    tmp_path: Path, generator: Wav2Lip, fake_export: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.pth"
+    save_zip(generator.state_dict(), path)
+
+    def import_twice(path: Path, name: str, folder: Path) -> WeightCard:
+        import_checkpoint(path, name, folder)
+        return import_checkpoint(path, name, folder)
+
+    monkeypatch.setattr(checkpoint, "import_checkpoint", import_twice)
+    card, folder = resolve(path)
+    assert store.WeightCard.read(folder / "card.toml") == card
+    assert [p.name for p in folder.parent.iterdir()] == [folder.name]
+
+
+def test_without_torch_a_checkpoint_is_refused_with_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x.pth").write_bytes(b"whatever")
+    monkeypatch.delitem(sys.modules, "lipsmith.weights.checkpoint")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(RuntimeUnavailableError, match=r"pip install 'lipsmith\[torch\]'"):
+        resolve(tmp_path / "x.pth")
+
+
+def test_what_is_imported_runs_in_every_runtime(tmp_path: Path, generator: Wav2Lip) -> None:
+    path = tmp_path / "x.pth"
+    save_zip(as_published(generator), path)
+    _, folder = resolve(path)
+    random = np.random.default_rng(0)
+    mels = random.normal(size=(3, 1, 80, 16)).astype(np.float32)
+    faces = random.random((3, 6, 96, 96), dtype=np.float32)
+    with torch.inference_mode():
+        expected = generator(torch.from_numpy(mels), torch.from_numpy(faces)).numpy()
+    for name in RUNTIMES:
+        runtime = resolve_runtime(name, folder, device="cpu", threads=1)
+        np.testing.assert_allclose(runtime.generate(mels, faces), expected, rtol=0, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_published_generator_gives_the_published_output(tmp_path: Path, parity: Path) -> None:
+    """A file in the published layout, wrapped and prefixed, through the cache and the default runtime."""
+    seeded = runpy.run_path(str(parity / "seeded.py"))
+    state = {f"module.{name}": torch.from_numpy(a) for name, a in seeded["state_dict"]("wav2lip").items()}
+    save_legacy({"state_dict": state, "optimizer": {}, "global_step": 1}, tmp_path / "wav2lip_gan.pth")
+    card, folder = resolve(tmp_path / "wav2lip_gan.pth")
+    assert (card.width, card.face_size, card.window_lead_seconds) == (1.0, 96, Fraction(0))
+    mels, faces = seeded["normal"]("mel", (2, 1, 80, 16)), seeded["uniform"]("face", (2, 6, 96, 96))
+    runtime = resolve_runtime("openvino", folder, threads=1)
+    expected = np.load(parity / "wav2lip.npz")["output"]
+    np.testing.assert_allclose(runtime.generate(mels.astype(np.float32), faces), expected, rtol=0, atol=1e-4)

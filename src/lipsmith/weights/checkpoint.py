@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import safetensors
 import torch
@@ -23,11 +23,11 @@ from lipsmith.models.expert import LIPS_WIDTH, LipSyncExpert
 from lipsmith.models.quality import VisualQualityDiscriminator
 from lipsmith.models.syncnet import SyncNet
 from lipsmith.models.wav2lip import FACE_SIZES, Wav2Lip
+from lipsmith.runtime.export import Precision, export_generator
 from lipsmith.weights.card import CARD_NAME, Kind, WeightCard
 from lipsmith.weights.file_format import CheckpointFormat, checkpoint_format, pickle_bytes, pickled_names
 from lipsmith.weights.store import PACKAGED_FOLDER, check_name, file_sha256, new_folder, user_folder
 
-Precision = Literal["fp32", "fp16", "int8"]
 Shapes = Mapping[str, tuple[int, ...]]
 
 # What trainers put the tensors under, beside optimiser state and step counts.
@@ -36,9 +36,9 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.")
 
 # Parity: what the published inference gives its generator. The window of sound begins at the frame's own
-# time, and ten pixels are added below the detected box, here as a share of a box of 200 pixels.
+# time. Its detector's box, grown by ten pixels below, is about the box of `faces.track` grown by this share.
 PUBLISHED_WINDOW_LEAD_SECONDS = Fraction(0)
-PUBLISHED_CROP_PADDING = (0.0, 0.05, 0.0, 0.0)
+PUBLISHED_CROP_PADDING = (0.0, 0.08, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -269,9 +269,6 @@ def write_weights(
     with new_folder(folder) as partial:
         save_file(tensors, partial / f"{card.kind}.safetensors")
         if card.kind == "generator":
-            # Here, not above: networks of other kinds are written where no runtime is installed.
-            from lipsmith.runtime.export import export_generator
-
             export_generator(network, partial, precision=precision, calibration=calibration)
         files = {path.name: file_sha256(path) for path in sorted(partial.iterdir())}
         created = card.created or datetime.datetime.now(datetime.UTC).date().isoformat()

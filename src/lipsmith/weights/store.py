@@ -188,7 +188,11 @@ def _import_into_cache(path: Path) -> tuple[WeightCard, Path]:
             raise RuntimeUnavailableError(
                 f"{path} is a checkpoint file, and reading one needs PyTorch: pip install 'lipsmith[torch]'."
             ) from error
-        import_checkpoint(path, folder.name, folder.parent)
+        try:
+            import_checkpoint(path, folder.name, folder.parent)
+        except WeightsError:
+            if not folder.exists():  # else another process has imported the same file meanwhile
+                raise
     card = _read_card(folder)
     verify(card, folder)
     return card, folder

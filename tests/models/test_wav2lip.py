@@ -1,0 +1,49 @@
+import pytest
+import torch
+
+from lipsmith.models.wav2lip import FACE_SIZES, Wav2Lip
+
+
+@pytest.mark.parametrize("face_size", FACE_SIZES)
+def test_every_face_size_comes_out_as_it_went_in(face_size: int) -> None:
+    with torch.device("meta"):
+        network = Wav2Lip(0.25, face_size)
+        generated = network(torch.empty(2, 1, 80, 16), torch.empty(2, 6, face_size, face_size))
+    assert generated.shape == (2, 3, face_size, face_size)
+
+
+def test_the_published_network_has_36_3_million_parameters() -> None:
+    with torch.device("meta"):
+        network = Wav2Lip()
+    assert sum(tensor.numel() for tensor in network.parameters()) == 36_298_035
+
+
+@torch.inference_mode()
+def test_a_face_does_not_depend_on_its_neighbours_in_the_batch() -> None:
+    torch.manual_seed(0)
+    network = Wav2Lip(0.125).eval()
+    mel, faces = torch.randn(4, 1, 80, 16), torch.rand(4, 6, 96, 96)
+    together = network(mel, faces)
+    alone = torch.cat([network(mel[i : i + 1], faces[i : i + 1]) for i in range(4)])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
+    assert 0 <= together.min() < together.max() <= 1
+
+
+def test_the_gradient_reaches_sound_and_face_and_inputs_stay_as_they_are() -> None:
+    torch.manual_seed(0)
+    network = Wav2Lip(0.125)
+    mel = torch.randn(2, 1, 80, 16, requires_grad=True)
+    faces = torch.rand(2, 6, 96, 96, requires_grad=True)
+    before = faces.detach().clone()
+    network(mel, faces).mean().backward()
+    assert mel.grad is not None and mel.grad.abs().sum() > 0
+    assert faces.grad is not None and faces.grad.abs().sum() > 0
+    assert torch.equal(faces.detach(), before)
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_impossible_dimensions_are_refused() -> None:
+    with pytest.raises(ValueError, match="face_size is 100; it can be 96, 128"):
+        Wav2Lip(face_size=100)
+    with pytest.raises(ValueError, match="width is 0"):
+        Wav2Lip(width=0)
