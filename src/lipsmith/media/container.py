@@ -30,13 +30,10 @@ _FORMATS_REFUSED = {"tty", "hls", "concat", "dash", "imf", "bin", "idf", "adf", 
 _IMAGE_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")
 _UNSPECIFIED_MATRIX, _BT709, _BT601 = 2, 1, 5  # FFmpeg's scaler numbers the matrices like H.273
 
-# FFmpeg's quick default truncates: every round trip would darken the picture by two levels.
-EXACT_COLOUR = int(
-    Interpolation.BICUBIC
-    | Interpolation.ACCURATE_RND
-    | Interpolation.FULL_CHR_H_INP
-    | Interpolation.FULL_CHR_H_INT
-)
+# FFmpeg's quick default truncates: every round trip would darken the picture by two levels. Bilinear chroma
+# up and its mean down are each other's inverse to a tenth of a level, at half the time of bicubic.
+_ROUNDED = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP | Interpolation.FULL_CHR_H_INT
+TO_BGR, FROM_BGR = int(Interpolation.BILINEAR | _ROUNDED), int(Interpolation.AREA | _ROUNDED)
 
 _LEAST_MISSING_SECONDS = Fraction(1)  # declared durations are often off by some frames; a cut file lacks more
 
@@ -129,7 +126,7 @@ def to_bgr(frame: av.VideoFrame, size: tuple[int, int] | None = None) -> NDArray
         matrix = _BT709 if is_high_definition(frame.width, frame.height) else _BT601
     width, height = size or (frame.width, frame.height)
     image = frame.to_ndarray(
-        format="bgr24", width=width, height=height, src_colorspace=matrix, interpolation=EXACT_COLOUR
+        format="bgr24", width=width, height=height, src_colorspace=matrix, interpolation=TO_BGR
     )
     return np.require(image, np.uint8, ["C", "W"])
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from lipsmith.errors import InputError
 from lipsmith.media.container import (
     Clip,
+    Frames,
     audio_stream,
     decode,
     is_still_image,
@@ -102,10 +104,7 @@ def _placed(
             written += samples.shape[1] - dropped
             yield samples[:, dropped:]
 
-    for frame in decode(container, stream, path):
-        assert isinstance(frame, av.AudioFrame)
-        if not frame.samples or not frame.sample_rate:
-            continue
+    for frame in _without_padding(decode(container, stream, path), exact="mp4" in container.format.name):
         time = stamp(frame)
         time = expected if time is None else time + restarts
         if resampler is not None and time < expected - RESTART_SECONDS:
@@ -136,6 +135,31 @@ def _placed(
         yield from resampled(frame)
     if resampler is not None:
         yield from resampled(None)
+
+
+def _without_padding(frames: Iterator[Frames], exact: bool) -> Iterator[av.AudioFrame]:
+    """The frames with samples; the last one shortened to its declared duration where that is `exact`.
+
+    Codecs of fixed frame size fill up their last frame; an mp4 says how much of it is sound.
+    """
+    last: av.AudioFrame | None = None
+    for frame in frames:
+        if isinstance(frame, av.AudioFrame) and frame.samples and frame.sample_rate:
+            if last is not None:
+                yield last
+            last = frame
+    if last is None:
+        return
+    if exact and last.duration and last.time_base:
+        samples = round(last.duration * last.time_base * last.sample_rate)
+        if 0 < samples < last.samples:
+            data: NDArray = last.to_ndarray()  # (channels, n), or (1, n · channels) when interleaved
+            values = samples * (data.shape[1] // last.samples)
+            kept: NDArray[Any] = np.ascontiguousarray(data[:, :values])
+            short = av.AudioFrame.from_ndarray(kept, format=last.format.name, layout=last.layout.name)
+            short.sample_rate, short.pts, short.time_base = last.sample_rate, last.pts, last.time_base
+            last = short
+    yield last
 
 
 def _silence(num_samples: int, layout: str, sample_format: str) -> NDArray:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from lipsmith.errors import OutputError
 from lipsmith.media.container import (
-    EXACT_COLOUR,
+    FROM_BGR,
     Clip,
     audio_stream,
     is_high_definition,
@@ -158,7 +158,7 @@ class VideoWriter:
                 format="yuv420p",
                 dst_colorspace=self._colour.matrix,
                 dst_color_range=_LIMITED_RANGE,
-                interpolation=EXACT_COLOUR,
+                interpolation=FROM_BGR,
             )
             frame.pts, frame.time_base = ticks, self._time_base
             frame.duration = round(self._step / self._time_base)
