@@ -284,6 +284,7 @@ def test_an_imported_generator_is_installed_with_card_and_hashes(
     assert card.use == "research"
     assert (card.kind, card.width, card.face_size) == ("generator", 0.125, 96)
     assert card.window_lead_seconds == Fraction(0)
+    assert card.crop_padding == (0.0, 0.08, 0.0, 0.0)
     assert store.file_sha256(path) in card.source
     assert resolve("published") == (card, folder)
     assert [precision for _, precision in fake_export] == ["fp32"]

@@ -66,9 +66,7 @@ class WeightCard:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, as in TOML and JSON; the lead is a string such as `"1/25"`."""
-        values = {
-            entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)
-        }  # asdict would copy Mapping proxies by their own type
+        values = {entry.name: getattr(self, entry.name) for entry in dataclasses.fields(self)}
         values["window_lead_seconds"] = str(self.window_lead_seconds)
         for name in ("crop_padding", "trained_on"):
             values[name] = list(values[name])

@@ -228,7 +228,7 @@ def import_checkpoint(
         licence="not stated in the file; the published weights of this layout are for research only",
         use="research",
         window_lead_seconds=PUBLISHED_WINDOW_LEAD_SECONDS,
-        crop_padding=PUBLISHED_CROP_PADDING,
+        crop_padding=PUBLISHED_CROP_PADDING if found.kind == "generator" else (0.0, 0.0, 0.0, 0.0),
     )
     card = dataclasses.replace(card, **(overrides or {}))
     return write_weights(network, card, (folder or user_folder()) / name, precision=precision)
