@@ -96,7 +96,7 @@ def run(capfd: pytest.CaptureFixture[str]) -> Command:
 
 @pytest.fixture(scope="session")
 def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Read-only sources: face.png, face.mp4 (with sound), wall.mp4 (no face), speech.wav, long and short ones."""
+    """Read-only sources: a face as picture and as video, with and without sound, a wall, speech."""
     data = pytest.importorskip("skimage.data")
     folder = tmp_path_factory.mktemp("media")
     head = np.ascontiguousarray(data.astronaut()[:320, 60:380, ::-1])

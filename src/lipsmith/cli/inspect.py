@@ -20,4 +20,4 @@ def inspect(
     if as_json:
         write_json(inspection.to_dict())
     else:
-        write_answer(str(inspection))
+        write_answer(inspection.to_text())

@@ -10,9 +10,7 @@ def _seconds(text: str) -> Fraction:
     try:
         return Fraction(text)
     except (ValueError, ZeroDivisionError):
-        raise typer.BadParameter(
-            f"{text!r} is no number of seconds; try 0.04 or 1/25."
-        ) from None
+        raise typer.BadParameter(f"{text!r} is no number of seconds; try 0.04 or 1/25.") from None
 
 
 AudioLead = Annotated[

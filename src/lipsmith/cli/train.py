@@ -1,5 +1,6 @@
 """`lipsmith prepare`, `train` and `export`: from footage to weights."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -58,37 +59,47 @@ def prepare(
 
 def train(
     recipe: Annotated[
-        Path, typer.Argument(help="The recipe, a YAML file; see recipes/.", show_default=False)
+        Path, typer.Argument(metavar="RECIPE", help="A YAML file, see recipes/.", show_default=False)
     ],
     data: Annotated[
         Path,
-        typer.Option(
-            "--data", "-d", help="Folder of prepared clips (`lipsmith prepare`).", show_default=False
-        ),
+        typer.Option("--data", "-d", help="Folder that `lipsmith prepare` wrote.", show_default=False),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for checkpoints and the log.", show_default=False)
+        Path, typer.Option("--output", "-o", help="Run folder: checkpoints, log.", show_default=False)
     ],
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint in the output.")
-    ] = False,
+    expert: Annotated[
+        Path | None,
+        typer.Option("--expert", help="For a generator: the trained expert, a run folder or a file."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output.")] = False,
     as_json: JsonReport = False,
 ) -> None:
     """Train the expert or the generator by a recipe."""
     from lipsmith.training import train as train_network
 
     with ProgressBars() as bars:
-        report = train_network(
+        done = train_network(
             recipe,
-            data=data,
-            output=output,
+            data,
+            output,
+            expert=expert,
             resume=resume,
-            on_progress=lambda done, total, note="": bars.show("steps", done, total, note),
+            on_progress=lambda step, steps, measures: bars.show("steps", step, steps, _in_words(measures)),
         )
     if as_json:
-        write_json(report)
+        write_json(done.to_dict())
     else:
-        write_answer(str(output))
+        write_answer(str(done.folder))
+    say(
+        f"{done.steps} steps in {done.seconds / 60:.1f} minutes"
+        f"{', stopped early' if done.stopped_early else ''}; best at step {done.best_step}: "
+        f"{_in_words(done.best)}."
+    )
+
+
+def _in_words(measures: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in measures.items())
 
 
 class Precision(StrEnum):

@@ -58,4 +58,4 @@ def read_container_tags(path: Path) -> dict[str, str]:
         with av.open(str(path)) as container:
             return {name.lower(): value for name, value in container.metadata.items()}
     except (av.error.FFmpegError, ValueError) as error:
-        raise InputError(f"{path} is not a media file that can be read: {error}") from error
+        raise InputError(f"{path} is not a video, sound or image that can be read.") from error
