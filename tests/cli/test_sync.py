@@ -2,6 +2,8 @@
 
 import json
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -140,7 +142,7 @@ def test_demo_syncs_the_portrait(run: Command, media: Path, weights: str, tmp_pa
 def test_demo_without_its_extra(
     run: Command, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "skimage.data", None)
+    monkeypatch.setitem(sys.modules, "skimage.data", None)
     done = run("demo", "--output", tmp_path / "demo.mp4", "--model", weights)
     assert done.code == ExitCode.RUNTIME
     assert "pip install 'lipsmith[demo]'" in done.err
@@ -168,3 +170,20 @@ def _can_write(folder: Path) -> bool:
         return False
     (folder / "probe").unlink()
     return True
+
+
+def test_sync_needs_none_of_the_training_packages(media: Path, weights: str, tmp_path: Path) -> None:
+    output = tmp_path / "lean.mp4"
+    program = (
+        "import sys\n"
+        "absent = ['torch', 'safetensors', 'nncf', 'pytest', 'yaml', 'skimage', 'scipy', 'tensorflow']\n"
+        "sys.modules.update(dict.fromkeys(absent))\n"
+        "from lipsmith.cli import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    arguments = ["sync", media / "face.mp4", media / "speech.wav", "-o", output, "-m", weights]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == ExitCode.OK, done.stderr
+    assert picture_seconds(output) == pytest.approx(SPEECH_SECONDS, abs=1 / RATE_HZ)

@@ -37,7 +37,10 @@ def sync(
             metavar="AUDIO", help="The speech: a sound file, or a video with sound.", show_default=False
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The MP4 to write.", show_default=False)],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="The video to write: .mp4, .mov or .mkv.", show_default=False),
+    ],
     model: Model = "default",
     face: Annotated[
         int | None,
