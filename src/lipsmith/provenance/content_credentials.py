@@ -55,6 +55,9 @@ _FORMATS = {
     ".webp": "image/webp",
 }
 
+# No network: a manifest kept elsewhere is not fetched, and no service hears who looks at which file.
+READING_SETTINGS: dict[str, Any] = {"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}}
+
 _BLOCK_BYTES = 1 << 20
 
 # Left to itself, c2pa holds the file in memory twice, up to 512 MB each: hashed as one range, and written
@@ -119,40 +122,34 @@ def sign(
     if speech is not None:
         sources.append(_source(speech, "inputTo", "speech"))
     library = load_library()
-    embed = can_embed(output)
-    settings = {
-        **READING_SETTINGS,
-        "builder": {"thumbnail": {"enabled": False}},
-        "core": {"backing_store_memory_threshold_in_mb": _BUFFER_MB},
-    }
-    settings["verify"] = {**settings["verify"], "verify_after_sign": True, "verify_after_sign_hash": True}
-    if embed and _num_media_data_boxes(path) == 1:
-        settings["core"] |= {"merkle_tree_chunk_size_in_kb": _LEAF_KB, "merkle_tree_max_proofs": 0}
-    plain: set[str] = set()
-    notes = []
+    context = library.Context.from_dict(_signing_settings(path, output))
+    notes: list[str] = []
+    opaque: list[_Source] = []  # c2pa cannot look into these: named by title, format and hash alone
     while True:
-        builder = library.Builder.from_json(
-            _definition(record, output, sources, plain), context=library.Context.from_dict(settings)
-        )
-        with builder:
-            broken = _add_sources(
-                library, builder, [source for source in sources if source.label not in plain]
+        with library.Builder.from_json(
+            _definition(record, output, sources, opaque), context=context
+        ) as builder:
+            refused = _add_sources(library, builder, [source for source in sources if source not in opaque])
+            if refused is None:
+                return Signature(_write_signed(library, builder, identity, path, output), tuple(notes))
+            source, why = refused
+            opaque.append(source)
+            notes.append(
+                f"Content Credentials of {source.path.name}, if it has any, could not be read and are not "
+                f"passed on: {why}"
             )
-            if broken is not None:
-                source, why = broken
-                plain.add(source.label)
-                notes.append(
-                    f"Content Credentials of {source.path.name}, if it has any, could not be read "
-                    f"and are not passed on: {why}"
-                )
-                continue
-            sidecar = _write_signed(library, builder, identity, path, output, embed)
-        return Signature(sidecar, tuple(notes))
 
 
-# No network: a manifest kept elsewhere is not fetched, and no revocation service hears who looks at which
-# file.
-READING_SETTINGS: dict[str, Any] = {"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}}
+def _signing_settings(path: Path, output: Path) -> dict[str, Any]:
+    core: dict[str, Any] = {"backing_store_memory_threshold_in_mb": _BUFFER_MB}
+    if can_embed(output) and _num_media_data_boxes(path) == 1:
+        core |= {"merkle_tree_chunk_size_in_kb": _LEAF_KB, "merkle_tree_max_proofs": 0}
+    checks = {"verify_after_sign": True, "verify_after_sign_hash": True}
+    return {
+        "verify": READING_SETTINGS["verify"] | checks,
+        "builder": {"thumbnail": {"enabled": False}},
+        "core": core,
+    }
 
 
 def load_library() -> Any:
@@ -195,7 +192,9 @@ def _source(path: Path, relationship: str, label: str) -> _Source:
     return _Source(path, relationship, label, digest)
 
 
-def _definition(record: SyncRecord, output: Path, sources: list[_Source], plain: set[str]) -> dict[str, Any]:
+def _definition(
+    record: SyncRecord, output: Path, sources: list[_Source], opaque: list[_Source]
+) -> dict[str, Any]:
     agent = {"name": SOFTWARE_NAME, "version": record.lipsmith_version}
     when = iso_time(record.created)
     inputs = [source.label for source in sources if source.relationship == "inputTo"]
@@ -213,7 +212,7 @@ def _definition(record: SyncRecord, output: Path, sources: list[_Source], plain:
         "claim_generator_info": [agent],
         "title": printable(output.name),
         "format": media_format(output),
-        "ingredients": [source.ingredient() for source in sources if source.label in plain],
+        "ingredients": [source.ingredient() for source in opaque],
         "assertions": [
             {
                 "label": "c2pa.actions.v2",
@@ -252,7 +251,8 @@ class _Watched:
             return method(*arguments)
         except BaseException as error:
             self.error = error
-            raise
+            # c2pa stops at an Exception only: an interrupt it would take for the end of the file.
+            raise OSError("stopped") from error
 
     def readinto(self, buffer: Any) -> int:
         return self._guard(self._file.readinto, buffer)  # type: ignore[attr-defined]
@@ -273,9 +273,7 @@ class _Watched:
         self._guard(self._file.flush)
 
 
-def _write_signed(
-    library: Any, builder: Any, identity: Identity, path: Path, output: Path, embed: bool
-) -> Path | None:
+def _write_signed(library: Any, builder: Any, identity: Identity, path: Path, output: Path) -> Path | None:
     """Sign `path` in place, or write the sidecar of `output`; returns the sidecar."""
     partial = path.with_name(f".{path.stem}.signing-{secrets.token_hex(4)}{path.suffix}")
     try:
@@ -285,20 +283,22 @@ def _write_signed(
             partial.open("x+b", buffering=_BLOCK_BYTES) as target_file,
         ):
             source, target = _Watched(source_file), _Watched(target_file)
-            if not embed:
+            if not can_embed(output):
                 builder.set_no_embed()
+            failure = None
             try:
                 manifest = builder.sign(signer, media_format(output), source, target)
             except library.C2paError as error:
-                cause = target.error or source.error
-                if cause is not None:
-                    raise cause from error
+                failure = error
+            if cause := target.error or source.error:
+                raise cause from failure
+            if failure is not None:
                 raise ProvenanceError(
-                    f"{output.name} could not be signed: {error}.{_advice(identity)}"
-                ) from error
+                    f"{output.name} could not be signed: {failure}.{_advice(identity)}"
+                ) from failure
             target_file.flush()
             os.fsync(target_file.fileno())
-        if embed:
+        if can_embed(output):
             shutil.copymode(path, partial)
             partial.replace(path)
             return None

@@ -40,7 +40,7 @@ _ANY_USAGE = "2.5.29.37.0"
 
 @dataclass(frozen=True)
 class Identity:
-    """A certificate chain (leaf first), the leaf's private key, both PEM, and C2PA's name of the algorithm."""
+    """A certificate chain (leaf first) and the leaf's private key, PEM, and C2PA's name of the algorithm."""
 
     chain_pem: bytes
     key_pem: bytes = field(repr=False)
@@ -80,12 +80,13 @@ def load_or_create_identity(folder: Path | None = None) -> Identity:
     except OSError as error:
         raise ProvenanceError(
             f"The signing identity {path} cannot be read or made ({_reason(error)}). "
-            f"Point {IDENTITY_VARIABLE} at a folder that can be written, sign with your own certificate and key, or turn provenance off."
+            f"Point {IDENTITY_VARIABLE} at a folder that can be written, sign with your own certificate "
+            "and key, or turn provenance off."
         ) from error
 
 
 def load_identity(certificate: Path, private_key: Path) -> Identity:
-    """The user's own identity from PEM files: certificate chain (leaf first, then authorities) and private key.
+    """The user's own identity from PEM files: certificate chain (leaf first) and private key.
 
     Raises ProvenanceError, with the reason, when a file cannot be read, when key and certificate do not
     belong together, and when the certificate is not valid now or not made for signing claims (C2PA

@@ -1,7 +1,7 @@
 """What a file says about its making: Content Credentials and container tag, read back and judged."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -18,7 +18,7 @@ from lipsmith.provenance.content_credentials import (
     sidecar_path,
 )
 from lipsmith.provenance.identity import local_certificates
-from lipsmith.provenance.record import SyncRecord
+from lipsmith.provenance.record import SyncRecord, printable
 
 _DIGITAL_SOURCE_PREFIX = "digitalsourcetype/"
 _SYNTHETIC_SOURCES = {
@@ -96,7 +96,7 @@ class Credentials:
 
 @dataclass(frozen=True)
 class Inspection:
-    """Everything that a file says about its making; `credentials`, `container` are None where it is silent."""
+    """Everything that a file says about its making; None where it says nothing."""
 
     path: Path
     credentials: Credentials | None
@@ -143,7 +143,9 @@ class Inspection:
 
     def to_text(self) -> str:
         """The same in lines for people to read, without a line break at the end."""
-        return "\n".join([*self._verdict(), *self._credentials_lines(), *self._container_lines()])
+        lines = [*self._verdict(), *self._credentials_lines(), *self._container_lines()]
+        # What a file says of itself may hold control codes made for the terminal that shows it.
+        return "\n".join(map(printable, lines))
 
     def _verdict(self) -> Iterator[str]:
         if not self.is_marked:
@@ -224,6 +226,10 @@ def inspect(
         raise InputError(f"{path} is not a file.")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty.")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
     container = parse_container_tags(read_container_tags(path))
     return Inspection(path, _read_credentials(path, trust_anchors, identity_folder), container)
 
@@ -286,7 +292,11 @@ def _credentials(store: Mapping[str, Any], own: list[Any], sidecar: Path | None)
         for status in store.get("validation_results", {}).get("activeManifest", {}).get("failure", [])
         if status["code"] != "signingCredential.untrusted"
     ]
-    assertions = {assertion["label"]: assertion["data"] for assertion in manifest.get("assertions", [])}
+    # Of several assertions of a kind the later ones are called label__1, label__2, …
+    assertions = [
+        (assertion["label"].partition("__")[0], assertion["data"])
+        for assertion in manifest.get("assertions", [])
+    ]
     return Credentials(
         state=_state(store.get("validation_state"), failures),
         problems=tuple(f"{status['code']}: {status.get('explanation', '')}" for status in failures),
@@ -296,7 +306,7 @@ def _credentials(store: Mapping[str, Any], own: list[Any], sidecar: Path | None)
         title=manifest.get("title"),
         actions=tuple(_actions(assertions)),
         ingredients=tuple(_ingredients(manifest)),
-        record=_record(assertions.get(RECORD_ASSERTION)),
+        record=_record(dict(assertions).get(RECORD_ASSERTION)),
         num_manifests=len(store["manifests"]),
         sidecar=sidecar,
     )
@@ -329,9 +339,11 @@ def _agent(agent: Any) -> str | None:
     return agent or None
 
 
-def _actions(assertions: Mapping[str, Any]) -> Iterator[Action]:
-    for label in ("c2pa.actions", "c2pa.actions.v2"):
-        for action in assertions.get(label, {}).get("actions", []):
+def _actions(assertions: Sequence[tuple[str, Any]]) -> Iterator[Action]:
+    for label, data in assertions:
+        if label not in ("c2pa.actions", "c2pa.actions.v2"):
+            continue
+        for action in data["actions"]:
             source_type = action.get("digitalSourceType")
             yield Action(
                 action["action"],

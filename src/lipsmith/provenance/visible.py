@@ -13,9 +13,7 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _TEXT_SHARE = 1 / 28  # height of a capital letter, as a share of the frame's shorter side
 _MIN_TEXT_PIXELS = 8  # smaller letters of this font cannot be read
 _WIDTH_SHARE = 0.9  # a label wider than this share of the frame is broken into lines, then shrunk
-_BACKGROUND_WEIGHT = (
-    0.65  # of black behind the letters: readable on white, and the picture still shows through
-)
+_BACKGROUND_WEIGHT = 0.75  # of black behind the letters: readable on white, the picture still shows
 
 
 class VisibleMark:
@@ -87,7 +85,7 @@ def _text_size(line: str, scale: float, thickness: int) -> tuple[int, int, int]:
 
 
 def _fit(text: str, letter: float, room: float) -> tuple[list[str], float]:
-    """Lines of `text` at most `room` pixels wide, and the font scale for letters up to `letter` pixels high."""
+    """Lines of `text` at most `room` pixels wide, and the font scale for letters `letter` pixels high."""
     thickness = max(1, round(letter / 9))
     scale = letter / _text_size("X", 1.0, 1)[1]
     lines = [""]
