@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from lipsmith.errors import InputError
 
+logging.getLogger("lipsmith.media").addHandler(logging.NullHandler())  # else Python prints warnings itself
 logger = logging.getLogger(__name__)
 
 Clip = str | os.PathLike[str]
@@ -76,22 +77,41 @@ def open_input(path: Path) -> Iterator[InputContainer]:
     with container:
         if _FORMATS_REFUSED & set(container.format.name.split(",")):
             raise InputError(_not_media(path))
+        if "mp4" in container.format.name and not _has_whole_index(path):
+            raise InputError(_not_media(path))
         yield container
 
 
 def video_stream(container: InputContainer) -> av.VideoStream | None:
-    """The first real video stream: cover art of a song is not one."""
-    for stream in container.streams.video:
-        if not stream.disposition & av.stream.Disposition.attached_pic:
+    """The first real video stream: cover art of a song is not one.
+
+    Raises:
+        InputError: the only video stream is of a codec that this FFmpeg does not know.
+    """
+    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    for stream in streams:
+        if stream.codec_context is not None:
             return stream
+    if streams:
+        raise InputError(
+            f"The video codec of {container.name.removeprefix('file:')} is unknown; convert it to H.264."
+        )
     return None
 
 
 def audio_stream(container: InputContainer) -> av.AudioStream | None:
-    """The first sound stream that has a decoder."""
+    """The first sound stream.
+
+    Raises:
+        InputError: the only sound stream is of a codec that this FFmpeg does not know.
+    """
     for stream in container.streams.audio:
         if stream.codec_context is not None:
             return stream
+    if container.streams.audio:
+        raise InputError(
+            f"The sound codec of {container.name.removeprefix('file:')} is unknown; convert it to wav."
+        )
     return None
 
 
@@ -198,9 +218,34 @@ def _cut_short(path: Path, time: Fraction) -> str:
     return f"{path} is cut short: its data ends at {float(time):.2f} s. Copy or download it again."
 
 
+def _has_whole_index(path: Path) -> bool:
+    """Whether the `moov` box of an mp4 (ISO/IEC 14496-12) ends within the file."""
+    num_bytes = path.stat().st_size
+    position = 0
+    with path.open("rb") as file:
+        while position + 8 <= num_bytes:
+            file.seek(position)
+            head = file.read(16)
+            size = int.from_bytes(head[:4], "big")
+            if size == 1:  # the size is too large for 32 bits and follows the name
+                size = int.from_bytes(head[8:16], "big")
+            elif size == 0:  # to the end of the file
+                size = num_bytes - position
+            if head[4:8] == b"moov":
+                return position + size <= num_bytes
+            if size < 8:
+                break
+            position += size
+    return True  # not found by this walk: FFmpeg found it by its own
+
+
+def _name(container: InputContainer) -> str:
+    return container.name.removeprefix("file:")
+
+
 def _not_media(path: Path) -> str:
     with path.open("rb") as file:
         head = file.read(12)
     if head[4:8] == b"ftyp":
-        return f"{path} is an mp4 cut short: its index (moov) is missing. Copy or download it again."
+        return f"{path} is cut short: its index (moov) is missing or incomplete. Copy or download it again."
     return f"{path} is not a video, sound or image that FFmpeg can read; check that it is what its name says."

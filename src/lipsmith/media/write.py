@@ -38,6 +38,8 @@ _CONTAINERS: dict[str, dict[str, str]] = {
     ".mkv": {},
 }
 _QUALITY_OPTIONS = {"h264_nvenc": "cq", "hevc_nvenc": "cq", "av1_nvenc": "cq", "h264_qsv": "global_quality"}
+# Frames that are decoded before they are shown make an mp4 miscount the duration of a video of variable rate.
+_B_FRAME_ENCODERS = {"libx264", "libx265", "h264_nvenc", "hevc_nvenc"}
 _LEAST_TICKS_HZ = 90_000  # variable frame times are kept to 6 µs
 _MOST_TICKS_HZ = 10_000_000
 _SOUND_AHEAD_SECONDS = Fraction(1, 2)
@@ -85,6 +87,7 @@ class VideoWriter:
         source (`VideoStream.colour`), so that colours stay as they are in any player;
             None: BT.709 for HD, BT.601 below. Output is 8 bits, limited range.
         pixel_aspect: Width of a pixel in heights.
+        variable_rate: False promises frame times at a constant `rate`; the file is then a little smaller.
 
     Raises:
         OutputError: folder missing or not writable, full disk, unknown suffix or encoder, no frames.
@@ -105,6 +108,7 @@ class VideoWriter:
         finalize: Callable[[Path], None] | None = None,
         colour: Colour | None = None,
         pixel_aspect: Fraction = Fraction(1),
+        variable_rate: bool | None = None,
     ) -> None:
         self.path = require_output(path)
         self._width, self._height = width, height
@@ -121,12 +125,15 @@ class VideoWriter:
         self._partial = self.path.with_name(hidden)
         self._container: OutputContainer | None = None
         try:
+            settings = dict(_CONTAINERS[self.path.suffix.lower()])
+            if "movflags" in settings:  # of the clock in which durations are kept; a millisecond by default
+                settings["movie_timescale"] = str(self._time_base.denominator)
             with self._output_errors():
-                self._container = av.open(
-                    f"file:{self._partial}", "w", container_options=_CONTAINERS[self.path.suffix.lower()]
-                )
+                self._container = av.open(f"file:{self._partial}", "w", container_options=settings)
                 self._container.metadata.update(metadata or {})
-                self._stream = self._add_picture(options or EncoderOptions(), rate, pixel_aspect)
+                self._stream = self._add_picture(
+                    options or EncoderOptions(), rate, pixel_aspect, variable_rate
+                )
             if audio is not None:
                 self._sound = _Soundtrack(self._container, audio, duration)
             with self._output_errors():
@@ -215,23 +222,28 @@ class VideoWriter:
         elif not self._closed:
             self.abort()
 
-    def _add_picture(self, options: EncoderOptions, rate: Fraction, pixel_aspect: Fraction) -> av.VideoStream:
+    def _add_picture(
+        self, options: EncoderOptions, rate: Fraction, variable_rate: bool | None
+    ) -> av.VideoStream:
         assert self._container is not None
+        unavailable = OutputError(
+            f"The encoder {options.codec} is not available for {self.path.suffix} here; use libx264."
+        )
         quality = _QUALITY_OPTIONS.get(options.codec, "crf")
         settings = {quality: str(options.quality), "preset": options.preset, **options.extra}
+        if variable_rate is not False and options.codec in _B_FRAME_ENCODERS:
+            settings.setdefault("bf", "0")
         try:
+            if av.Codec(options.codec, "w").type != "video":
+                raise unavailable
             stream = self._container.add_stream(options.codec, rate=rate, options=settings)
         except (ValueError, av.error.FFmpegError) as error:  # unknown names are ValueErrors, too
-            raise OutputError(
-                f"The encoder {options.codec} is not available for {self.path.suffix} here; use libx264."
-            ) from error
-        if not isinstance(stream, av.VideoStream):
-            raise OutputError(f"{options.codec} is not a video encoder; use libx264.")
+            raise unavailable from error
+        assert isinstance(stream, av.VideoStream)
         context = stream.codec_context
         context.width, context.height = self._width + self._padding[1], self._height + self._padding[0]
         context.pix_fmt = "yuv420p"
         context.time_base = self._time_base
-        context.sample_aspect_ratio = pixel_aspect.limit_denominator(10_000)
         context.color_range = _LIMITED_RANGE
         context.colorspace = self._colour.matrix
         context.color_primaries = self._colour.primaries

@@ -1,0 +1,326 @@
+"""What `VideoWriter` writes comes back unchanged, and what fails leaves nothing behind."""
+
+import resource
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from lipsmith.errors import InputError, OutputError
+from lipsmith.media.probe import Colour, probe
+from lipsmith.media.read import first_frame_time, read_frames, read_samples
+from lipsmith.media.write import EncoderOptions, VideoWriter, output_colour, require_output
+
+from ..media_samples import beep_times, frame_number, make_clip, make_sound, numbered_image
+
+NTSC = Fraction(30_000, 1001)
+PAL = Fraction(25)
+
+
+def write(path: Path, times: list[Fraction], *, width: int = 96, height: int = 64, **settings) -> Path:
+    settings = {"rate": PAL, **settings}
+    with VideoWriter(path, width=width, height=height, **settings) as writer:
+        for number, time in enumerate(times):
+            writer.write(numbered_image(number, width, height), time)
+    return path
+
+
+def at_rate(rate: Fraction, num_frames: int) -> list[Fraction]:
+    return [number / rate for number in range(num_frames)]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".MP4"])
+@pytest.mark.parametrize("rate", [PAL, NTSC, Fraction(24_000, 1001), Fraction(15), Fraction(2997, 100)])
+@pytest.mark.parametrize("variable", [None, False])
+def test_constant_rates_are_exact(tmp_path: Path, rate: Fraction, suffix: str, variable: bool | None) -> None:
+    path = write(tmp_path / f"out{suffix}", at_rate(rate, 45), rate=rate, variable_rate=variable)
+    frames = list(read_frames(path))
+    assert [frame_number(frame.image) for frame in frames] == list(range(45))
+    assert [frame.time for frame in frames] == at_rate(rate, 45)
+    video = probe(path).video
+    assert video is not None
+    assert (video.rate, video.duration, video.variable_rate) == (rate, 45 / rate, False)
+
+
+def test_variable_times_are_kept(tmp_path: Path) -> None:
+    times = [Fraction(0), Fraction(1, 7), Fraction(3, 10), Fraction(31, 100), Fraction(2)]
+    path = write(tmp_path / "out.mp4", times)
+    found = [frame.time for frame in read_frames(path)]
+    assert [round(time * 90_000) for time in found] == [round(time * 90_000) for time in times]
+    video = probe(path).video
+    assert video is not None
+    assert video.duration is not None
+    assert abs(video.duration - (2 + 1 / PAL)) < Fraction(1, 10_000)  # the last frame has its moment
+
+
+def test_an_average_rate_of_odd_numbers_does_not_drift(tmp_path: Path) -> None:
+    rate = Fraction(123_456_789, 4_115_226)
+    found = [frame.time for frame in read_frames(write(tmp_path / "out.mp4", at_rate(rate, 90), rate=rate))]
+    assert abs(found[-1] - 89 / rate) < Fraction(1, 90_000)
+
+
+def test_matroska_keeps_milliseconds(tmp_path: Path) -> None:
+    path = write(tmp_path / "out.mkv", at_rate(NTSC, 40), rate=NTSC)
+    frames = list(read_frames(path))
+    assert [frame_number(frame.image) for frame in frames] == list(range(40))
+    assert max(abs(frame.time - frame.index / NTSC) for frame in frames) <= Fraction(1, 1000)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv"])
+@pytest.mark.parametrize(
+    ("name", "codec", "rate", "layout", "kept_rate"),
+    [
+        ("s.wav", "pcm_s16le", 16_000, "mono", 16_000),
+        ("s.wav", "pcm_s24le", 44_100, "stereo", 44_100),
+        ("s.mp3", "libmp3lame", 22_050, "stereo", 22_050),
+        ("s.flac", "flac", 192_000, "5.1", 48_000),
+    ],
+)
+def test_sound_stays_in_time_at_its_own_rate_and_channels(
+    tmp_path: Path, suffix: str, name: str, codec: str, rate: int, layout: str, kept_rate: int
+) -> None:
+    sound = make_sound(tmp_path / name, 3.2, sound_codec=codec, sound_rate=rate, sound_layout=layout)
+    path = write(tmp_path / f"out.{suffix}", at_rate(PAL, 80), audio=sound)
+    audio = probe(path).audio
+    assert audio is not None
+    assert (audio.sample_rate, audio.codec) == (kept_rate, "aac")
+    assert audio.channels == {"mono": 1, "stereo": 2, "5.1": 6}[layout]
+    samples = read_samples(path, origin=first_frame_time(path))
+    assert beep_times(samples) == pytest.approx([0, 1, 2, 3], abs=0.004)
+
+
+@pytest.mark.parametrize("seconds", [Fraction(5, 2), Fraction(3), Fraction(4), Fraction(29_029, 10_000)])
+def test_duration_cuts_or_fills_the_sound(tmp_path: Path, seconds: Fraction) -> None:
+    sound = make_sound(tmp_path / "s.wav", 3.0, sound_codec="pcm_s16le", sound_rate=44_100)
+    path = write(tmp_path / "out.mp4", at_rate(PAL, round(seconds * 25)), audio=sound, duration=seconds)
+    audio = probe(path).audio
+    assert audio is not None
+    assert audio.duration is not None
+    assert abs(audio.duration - seconds) <= Fraction(1, 44_100)
+    assert abs(len(read_samples(path)) - seconds * 16_000) <= 1
+    assert len(beep_times(read_samples(path))) == min(3, -(-seconds // 1))
+
+
+def test_without_a_duration_all_of_the_sound_is_kept(tmp_path: Path) -> None:
+    sound = make_sound(tmp_path / "s.wav", 3.0, sound_codec="pcm_s16le")
+    path = write(tmp_path / "out.mp4", at_rate(PAL, 10), audio=sound)
+    assert len(read_samples(path)) == 48_000
+
+
+def test_the_sound_of_a_video_is_taken(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "source.mkv", sound_seconds=2.0, sound_layout="stereo")
+    path = write(tmp_path / "out.mp4", at_rate(PAL, 50), audio=source, duration=Fraction(2))
+    assert beep_times(read_samples(path)) == pytest.approx([0, 1], abs=0.004)
+
+
+def test_sound_and_picture_are_interleaved(tmp_path: Path) -> None:
+    sound = make_sound(tmp_path / "s.wav", 20.0, sound_codec="pcm_s16le")
+    path = write(tmp_path / "out.mp4", at_rate(PAL, 500), audio=sound)
+    with av.open(str(path)) as container:
+        places = [
+            (packet.pos, packet.stream.type, float(packet.pts * packet.time_base))
+            for packet in container.demux()
+            if packet.size
+        ]
+    reached = {"video": 0.0, "audio": 0.0}
+    for _, kind, time in sorted(places):
+        reached[kind] = max(reached[kind], time)
+        assert abs(reached["video"] - reached["audio"]) < 2.5
+
+
+def test_tags_survive(tmp_path: Path) -> None:
+    tags = {"comment": "Lips are synthetic — AI", "lipsmith": '{"model": "default"}', "synthetic": "yes"}
+    for suffix in ("mp4", "mov", "mkv"):
+        path = write(tmp_path / f"out.{suffix}", at_rate(PAL, 3), metadata=tags)
+        with av.open(str(path)) as container:
+            found = {key.lower(): value for key, value in container.metadata.items()}
+        assert tags.items() <= found.items()
+
+
+def test_the_index_of_an_mp4_stands_in_front(tmp_path: Path) -> None:
+    data = write(tmp_path / "out.mp4", at_rate(PAL, 30)).read_bytes()
+    assert 0 < data.index(b"moov") < data.index(b"mdat")
+
+
+@pytest.mark.parametrize(("width", "height"), [(97, 64), (96, 65), (97, 65)])
+def test_odd_sizes_gain_a_repeated_edge(tmp_path: Path, width: int, height: int) -> None:
+    path = write(
+        tmp_path / "out.mp4",
+        at_rate(PAL, 3),
+        width=width,
+        height=height,
+        options=EncoderOptions(quality=0),
+    )
+    image = next(read_frames(path)).image
+    assert image.shape == (height + height % 2, width + width % 2, 3)
+    original = numbered_image(0, width, height).astype(int)
+    assert np.abs(image[:height, :width] - original).max() <= 2
+    assert np.abs(image[-1, :width].astype(int) - original[-1]).max() <= 2
+    assert np.abs(image[:height, -1].astype(int) - original[:, -1]).max() <= 2
+
+
+def smooth_colours(width: int, height: int) -> np.ndarray:
+    y, x = np.mgrid[0:height, 0:width] / np.array([height, width])[:, None, None]
+    return np.stack([40 + 170 * x, 60 + 150 * y, 200 - 140 * x * y], axis=2).astype(np.uint8)
+
+
+@pytest.mark.parametrize("size", [(320, 240), (1280, 720)])
+@pytest.mark.parametrize(
+    "colour", [None, Colour(6, 6, 6), Colour(1, 1, 1), Colour(5, 5, 6, True), Colour(9, 9, 16), Colour(0)]
+)
+def test_colours_do_not_shift(tmp_path: Path, size: tuple[int, int], colour: Colour | None) -> None:
+    image = smooth_colours(*size)
+    path = tmp_path / "out.mp4"
+    with VideoWriter(
+        path,
+        width=size[0],
+        height=size[1],
+        rate=PAL,
+        colour=colour,
+        options=EncoderOptions(quality=4, preset="ultrafast"),
+    ) as writer:
+        for number in range(3):
+            writer.write(image, number / PAL)
+    errors = next(read_frames(path)).image.astype(int) - image
+    assert np.abs(errors.mean(axis=(0, 1))).max() < 0.4  # a conversion that truncates is off by 1.5 to 2.5
+    assert np.abs(errors).max() <= 6
+    video = probe(path).video
+    assert video is not None
+    assert video.colour == output_colour(colour, *size)
+
+
+def test_colour_tags_of_the_source_are_kept_where_they_can_be() -> None:
+    assert output_colour(None, 640, 480) == Colour(6, 6, 6)
+    assert output_colour(None, 1920, 1080) == Colour(1, 1, 1)
+    assert output_colour(Colour(1), 640, 480) == Colour(1, 1, 1)
+    assert output_colour(Colour(9, 9, 18, full_range=True), 640, 480) == Colour(9, 9, 18)
+    assert output_colour(Colour(0, 1, 13), 640, 480) == Colour(6, 6, 6)
+
+
+def test_pixel_aspect_is_kept(tmp_path: Path) -> None:
+    video = probe(write(tmp_path / "out.mp4", at_rate(PAL, 2), pixel_aspect=Fraction(16, 15))).video
+    assert video is not None
+    assert video.pixel_aspect == Fraction(16, 15)
+
+
+def test_finalize_sees_the_whole_hidden_file(tmp_path: Path) -> None:
+    seen = []
+
+    def finalize(hidden: Path) -> None:
+        seen.append(hidden)
+        assert hidden.name.startswith(".out.partial-")
+        assert hidden.parent == tmp_path
+        assert len(list(read_frames(hidden))) == 3
+        assert not (tmp_path / "out.mp4").exists()
+
+    write(tmp_path / "out.mp4", at_rate(PAL, 3), finalize=finalize)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("where", ["frames", "finalize"])
+def test_a_failure_leaves_nothing_and_keeps_the_older_file(
+    tmp_path: Path, error: type[BaseException], where: str
+) -> None:
+    path = tmp_path / "out.mp4"
+    path.write_bytes(b"older")
+    sound = make_sound(tmp_path / "s.wav", 1.0, sound_codec="pcm_s16le")
+
+    def fail(_: Path) -> None:
+        raise error
+
+    with (
+        pytest.raises(error),
+        VideoWriter(path, width=96, height=64, rate=PAL, audio=sound, finalize=fail) as writer,
+    ):
+        for number in range(60):
+            writer.write(numbered_image(number), number / PAL)
+        if where == "frames":
+            raise error
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out.mp4", "s.wav"]
+    assert path.read_bytes() == b"older"
+
+
+def test_no_frames(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="No frames were written"):
+        write(tmp_path / "out.mp4", [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_frames_that_do_not_fit(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ValueError, match="uint8 64×96×3, not uint8 10×10×3"),
+        VideoWriter(tmp_path / "out.mp4", width=96, height=64, rate=PAL) as writer,
+    ):
+        writer.write(np.zeros((10, 10, 3), np.uint8), Fraction(0))
+    with pytest.raises(ValueError, match="must increase"):
+        write(tmp_path / "out.mp4", [Fraction(0), Fraction(0)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_places_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "folder.mp4").mkdir()
+    for path, sentence in (
+        (tmp_path / "nowhere" / "out.mp4", "There is no folder"),
+        (tmp_path / "folder.mp4", "is a folder"),
+        (tmp_path / "out.avi", r"use one of \.mp4, \.mov, \.mkv"),
+        (tmp_path / "out", r"use one of \.mp4, \.mov, \.mkv"),
+    ):
+        with pytest.raises(OutputError, match=sentence):
+            require_output(path)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="/proc is the folder where nobody may write")
+def test_a_folder_that_is_not_writable() -> None:
+    with pytest.raises(OutputError, match="cannot be written"):
+        require_output("/proc/out.mp4")
+
+
+def test_unknown_encoders_and_options(tmp_path: Path) -> None:
+    for codec in ("libnothing", "aac", "rawvideo"):
+        with pytest.raises(OutputError, match="use libx264"):
+            write(tmp_path / "out.mp4", at_rate(PAL, 2), options=EncoderOptions(codec=codec))
+    with pytest.raises(OutputError, match="cannot be encoded"):
+        write(tmp_path / "out.mp4", at_rate(PAL, 2), options=EncoderOptions(preset="nonsense"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sound_that_is_none_fails_before_any_frame(tmp_path: Path) -> None:
+    silent = make_clip(tmp_path / "silent.mp4", num_frames=2)
+    with pytest.raises(InputError, match="has no sound"):
+        VideoWriter(tmp_path / "out.mp4", width=96, height=64, rate=PAL, audio=silent)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["silent.mp4"]
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    script = f"""
+import resource, signal, sys
+import numpy as np
+from fractions import Fraction
+from lipsmith.errors import OutputError
+from lipsmith.media.write import VideoWriter
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, {resource.RLIM_INFINITY}))
+noise = np.random.default_rng(0)
+try:
+    with VideoWriter({str(tmp_path / "out.mp4")!r}, width=320, height=240, rate=Fraction(25)) as writer:
+        for number in range(50):
+            writer.write(noise.integers(0, 255, (240, 320, 3), np.uint8), Fraction(number, 25))
+except OutputError as error:
+    sys.exit(str(error))
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1
+    assert "the disk is full" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ffmpeg_is_silent(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "out.mp4", at_rate(PAL, 30))
+    assert capfd.readouterr() == ("", "")
