@@ -131,9 +131,9 @@ class VideoWriter:
             with self._output_errors():
                 self._container = av.open(f"file:{self._partial}", "w", container_options=settings)
                 self._container.metadata.update(metadata or {})
-                self._stream = self._add_picture(
-                    options or EncoderOptions(), rate, pixel_aspect, variable_rate
-                )
+                self._stream = self._add_picture(options or EncoderOptions(), rate, variable_rate)
+                context = self._stream.codec_context
+                context.sample_aspect_ratio = pixel_aspect.limit_denominator(10_000)
             if audio is not None:
                 self._sound = _Soundtrack(self._container, audio, duration)
             with self._output_errors():
