@@ -16,7 +16,7 @@ def steps(duration, policy):
 
 @pytest.mark.parametrize("policy", ["loop", "bounce", "hold", "cut"])
 def test_a_longer_picture_ends_with_the_sound(policy):
-    assert steps("0.35", policy) == [Step(0, F(0)), Step(1, F(1, 10)), Step(2, F(3, 10))]
+    assert steps("0.36", policy) == [Step(0, F(0)), Step(1, F(1, 10)), Step(2, F(3, 10))]
     assert [step.index for step in steps("0.5", policy)] == [0, 1, 2, 3]
 
 
@@ -39,7 +39,7 @@ def test_bounce_goes_back_and_forth_with_the_gaps_of_the_source():
 
 
 def test_hold_repeats_the_last_frame():
-    assert steps("0.75", "hold")[3:] == [Step(3, F(n, 10)) for n in (4, 5, 6, 7)]
+    assert steps("0.76", "hold")[3:] == [Step(3, F(n, 10)) for n in (4, 5, 6, 7)]
 
 
 def test_cut_ends_with_the_picture():
@@ -48,7 +48,7 @@ def test_cut_ends_with_the_picture():
 
 @pytest.mark.parametrize("policy", ["loop", "bounce", "hold"])
 def test_a_single_frame_is_repeated(policy):
-    still = list(picture_steps([F(0)], F(1, 25), F("0.1"), policy))
+    still = list(picture_steps([F(0)], F(1, 25), F("0.12"), policy))
     assert still == [Step(0, F(0)), Step(0, F(1, 25)), Step(0, F(2, 25))]
 
 
@@ -58,9 +58,19 @@ def test_the_output_lasts_as_long_as_the_sound_within_one_frame(policy, duration
     rate = F(30000, 1001)
     times = [n / rate for n in range(17)]
     made = list(picture_steps(times, 1 / rate, duration, policy))
+    assert len(made) == round(duration * rate)
     gaps = {after.time - before.time for before, after in itertools.pairwise(made)}
     assert gaps == {1 / rate}
-    assert made[-1].time < duration <= made[-1].time + 1 / rate
+    assert abs(made[-1].time + 1 / rate - duration) <= 1 / rate / 2
+
+
+@pytest.mark.parametrize("policy", ["loop", "bounce", "hold", "cut"])
+def test_a_sound_longer_by_a_rounding_error_adds_no_frame(policy):
+    assert len(steps("0.5001", policy)) == 4
+
+
+def test_even_the_shortest_sound_gets_a_frame():
+    assert steps("0.01", "loop") == [Step(0, F(0))]
 
 
 def test_no_frames_give_no_steps():
@@ -69,8 +79,13 @@ def test_no_frames_give_no_steps():
 
 @pytest.mark.parametrize(("num_frames", "chosen"), [(80, "bounce"), (81, "loop")])
 def test_auto_bounces_while_that_is_affordable(num_frames, chosen):
-    assert choose_policy("auto", num_frames, 10) == chosen
-    assert choose_policy("hold", num_frames, 10) == "hold"
+    assert choose_policy("auto", num_frames, 10, F(1)) == chosen
+    assert choose_policy("cut", num_frames, 10, F(1)) == "cut"
+
+
+@pytest.mark.parametrize("missing", ["-3", "0", "0.2"])
+def test_auto_holds_the_last_frame_for_a_moment(missing):
+    assert choose_policy("auto", 10, 10, F(missing)) == "hold"
 
 
 @dataclass(frozen=True)

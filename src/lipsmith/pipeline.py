@@ -353,6 +353,7 @@ class LipSyncer:
                 finalize=finalize,
                 colour=survey.picture.colour,
                 pixel_aspect=survey.picture.pixel_aspect,
+                variable_rate=plan.has_variable_rate,
             ) as writer,
         ):
             num_written = 0
@@ -521,7 +522,7 @@ class LipSyncer:
                 "model: the mouth will be softer than the rest. Weights with a larger face size would help."
             )
         if mel.size and mel.max() <= SILENCE:
-            warnings.append("The sound is silent from beginning to end: the mouth stays closed.")
+            warnings.append("No speech was found in the sound: the mouth stays closed throughout.")
         return warnings
 
 
@@ -561,17 +562,18 @@ class _Plan:
     policy: str
     duration: Fraction
     num_kept: int
+    has_variable_rate: bool
 
 
 def _plan(survey: _Survey, audio_seconds: Fraction, wanted_policy: str) -> _Plan:
     num_kept = max(1, _KEPT_BYTES // survey.frame_bytes)
-    policy = choose_policy(wanted_policy, len(survey.times), num_kept)
     last_seconds = 1 / survey.picture.rate
-    duration = audio_seconds
-    if policy == "cut":
-        duration = min(duration, survey.times[-1] + last_seconds)
+    video_seconds = survey.times[-1] + last_seconds
+    policy = choose_policy(wanted_policy, len(survey.times), num_kept, audio_seconds - video_seconds)
+    duration = min(audio_seconds, video_seconds) if policy == "cut" else audio_seconds
     steps = list(picture_steps(survey.times, last_seconds, duration, policy))
-    return _Plan(steps, policy, duration, num_kept if policy == "bounce" else 1)
+    has_variable_rate = any(step.time != place * last_seconds for place, step in enumerate(steps))
+    return _Plan(steps, policy, duration, num_kept if policy == "bounce" else 1, has_variable_rate)
 
 
 def _compose(work: _Work, clock: "_Clock", mark: Callable[[Image], Image] | None) -> _Work:

@@ -6,7 +6,8 @@ A longer picture ends with the sound. For a shorter one the length policy decide
 * `bounce`: backwards to the first frame, forwards again, and so on, so that nothing jumps;
 * `hold`: the last frame stays (its mouth goes on speaking);
 * `cut`: the output ends with the picture, and the sound with it;
-* `auto`: `bounce` where going backwards is affordable, else `loop`.
+* `auto`: `hold` for a moment's difference, as many files have it; else `bounce` where going backwards is
+  affordable, else `loop`.
 """
 
 from collections import deque
@@ -22,6 +23,7 @@ LENGTH_POLICIES: tuple[str, ...] = get_args(LengthPolicy)
 
 # Going backwards is affordable while a frame is decoded this many times at most, on average.
 _MOST_DECODES = 4
+_MOMENT_SECONDS = Fraction(1, 5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +45,17 @@ IndexedFrame = TypeVar("IndexedFrame", bound=_Indexed)
 def picture_steps(
     times: Sequence[Fraction], last_seconds: Fraction, duration: Fraction, policy: str
 ) -> Iterator[Step]:
-    """The steps of an output of `duration` seconds; all times are in [0, duration) and strictly increase.
+    """The steps of an output of `duration` seconds; their times start at 0 and strictly increase.
+
+    The last frame is shown for at least half of `last_seconds` before the end, so that a sound longer by a
+    rounding error adds no frame: the picture ends within half a frame of `duration`.
 
     `times` are the source's frame times from 0; `last_seconds` is how long its last frame is shown. `policy`
     is one of `LENGTH_POLICIES` but `auto` (see `choose_policy`).
     """
+    end = duration - last_seconds / 2
     for index, time in enumerate(times):
-        if time >= duration:
+        if time >= end and index > 0:
             return
         yield Step(index, time)
     last = len(times) - 1
@@ -57,20 +63,20 @@ def picture_steps(
         return
     time = times[last] + last_seconds
     if policy == "hold" or last == 0:
-        while time < duration:
+        while time < end:
             yield Step(last, time)
             time += last_seconds
     elif policy == "loop":
         start = time
-        while start < duration:
+        while start < end:
             for index, offset in enumerate(times):
-                if start + offset >= duration:
+                if start + offset >= end:
                     return
                 yield Step(index, start + offset)
             start += times[last] + last_seconds
     elif policy == "bounce":
         index, direction = last, -1
-        while time < duration:
+        while time < end:
             index += direction
             yield Step(index, time)
             if index in (0, last):
@@ -80,11 +86,16 @@ def picture_steps(
         raise ValueError(f"no length policy {policy!r}")
 
 
-def choose_policy(policy: str, num_frames: int, num_kept: int) -> str:
-    """`policy` itself, or what `auto` means for `num_frames` frames of which `num_kept` fit in memory at
-    once."""
+def choose_policy(policy: str, num_frames: int, num_kept: int, missing_seconds: Fraction) -> str:
+    """`policy` itself, or what `auto` means.
+
+    The picture has `num_frames` frames, of which `num_kept` fit in memory at once, and is `missing_seconds`
+    shorter than the sound (0 or less: it is not).
+    """
     if policy != "auto":
         return policy
+    if missing_seconds <= _MOMENT_SECONDS:
+        return "hold"
     # Backwards, the frames before each stretch of `num_kept` are decoded again: half of all of them on
     # average.
     return "bounce" if num_frames <= 2 * _MOST_DECODES * num_kept else "loop"

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsmith.compose.masks import skin_mask
+from lipsmith.compose.masks import largest_channel, skin_mask
 
 _REACH = 0.12  # sigma of the smooth field, in shares of the crop's side: wider than half a mouth is high
 _OUTLIER = 12.0  # grey levels off the common gain at which skin counts as moved
@@ -30,7 +30,7 @@ def colour_gain(generated: NDArray[np.float32], shown: NDArray[np.float32]) -> N
     common = _limited(
         (np.median(shown[inside], axis=0) + _STEADY) / (np.median(generated[inside], axis=0) + _STEADY)
     )
-    distance = np.abs(generated * common - shown).max(axis=2)
+    distance = largest_channel(generated * common - shown)
     weights = (skin / (1 + (distance / _OUTLIER) ** 4))[..., None]
     sigma = _REACH * size
     wanted, given = _smooth(shown * weights, sigma), _smooth(generated * weights, sigma)

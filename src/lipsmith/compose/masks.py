@@ -30,6 +30,12 @@ def smoothstep(values: NDArray, low: float, high: float) -> NDArray:
     return share * share * (3 - 2 * share)
 
 
+def largest_channel(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Largest absolute value over the channels of an (S, S, 3) image."""
+    blue, green, red = np.abs(image).transpose(2, 0, 1)
+    return np.maximum(np.maximum(blue, green), red)
+
+
 @lru_cache(maxsize=8)
 def lower_face_mask(size: int) -> Mask:
     """How much of a pixel may be replaced: 1 over mouth and jaw, falling to 0 at all edges of the lower half.

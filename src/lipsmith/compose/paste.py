@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsmith.compose.colour import colour_gain
-from lipsmith.compose.masks import lower_face_mask, mouth_mask, smoothstep
+from lipsmith.compose.masks import largest_channel, lower_face_mask, mouth_mask, smoothstep
 from lipsmith.geometry import Crop, Image
 
 Field = NDArray[np.float32]
@@ -78,7 +78,7 @@ def change_mask(difference: Field) -> Field:
     """
     size = difference.shape[0]
     # The largest difference nearby: old detail beside a moved lip belongs to the old lip.
-    amount = cv2.dilate(np.abs(difference).max(axis=2), _disc(size))
+    amount = cv2.dilate(largest_channel(difference), _disc(size))
     mouth = mouth_mask(size)
     whole_mouth = float(smoothstep(np.asarray((amount * mouth).max()), _AGREE, _DIFFER))
     changed = np.maximum(smoothstep(amount, _AGREE, _DIFFER), mouth * whole_mouth)

@@ -1,0 +1,584 @@
+import json
+import os
+import threading
+import weakref
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lipsmith import errors, pipeline
+from lipsmith.audio.mel import SILENCE, mel_spectrogram
+from lipsmith.faces.detect import Detection
+from lipsmith.geometry import Box
+from lipsmith.media.probe import MediaInfo, VideoStream
+from lipsmith.media.read import Frame
+from lipsmith.pipeline import LipSyncer, Progress, SyncOptions
+from lipsmith.timebase import window_start
+from lipsmith.weights.card import WeightCard
+
+WIDTH, HEIGHT, SIZE = 96, 80, 32
+FACE = Box(24, 8, 72, 72)
+CARD = WeightCard(
+    name="fake",
+    kind="generator",
+    architecture="wav2lip",
+    width=1.0,
+    face_size=SIZE,
+    window_lead_seconds=Fraction(1, 25),
+    files={"generator.xml": "00"},
+)
+RATE = Fraction(30000, 1001)
+
+
+class Runtime:
+    """Returns the reference, or a grey face; remembers what it heard and how many faces came at once."""
+
+    name, device, face_size = "fake", "cpu", SIZE
+
+    def __init__(self, *, grey=False):
+        self.grey = grey
+        self.heard = []
+        self.batches = []
+        self.is_closed = False
+
+    def generate(self, mels, faces):
+        assert faces.dtype == np.float32
+        assert faces.shape == (len(mels), 6, SIZE, SIZE)
+        assert not faces[:, :3, SIZE // 2 :].any()
+        np.testing.assert_array_equal(faces[:, :3, : SIZE // 2], faces[:, 3:, : SIZE // 2])
+        self.heard += [mel[0].copy() for mel in mels]
+        self.batches.append(len(mels))
+        return np.full_like(faces[:, 3:], 0.5) if self.grey else faces[:, 3:].copy()
+
+    def close(self):
+        self.is_closed = True
+
+
+class Detector:
+    """Sees one face in every frame whose first pixel is not black."""
+
+    name = "fake"
+
+    def detect(self, image):
+        return [Detection(FACE, 1.0)] if image[0, 0].any() else []
+
+
+class Writer:
+    """Stands in for `VideoWriter` and keeps everything."""
+
+    def __init__(self, path, **settings):
+        self.path, self.settings = path, settings
+        self.frames, self.times = [], []
+        self.is_complete = False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        self.is_complete = kind is None
+        if self.is_complete and self.settings["finalize"] is not None:
+            self.settings["finalize"](self.path)
+
+    def write(self, image, time):
+        self.frames.append(image)
+        self.times.append(time)
+
+
+def make_frame(index, rate=RATE, *, has_face=True):
+    """A frame whose texture belongs to its index."""
+    image = np.random.default_rng(index).integers(1, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    if not has_face:
+        image[0, 0] = 0
+    return Frame(index, index / rate, image)
+
+
+class Studio:
+    """A pipeline whose files are arrays: what is read and written is in the attributes."""
+
+    def __init__(self, folder, monkeypatch):
+        self.folder = folder
+        self.frames = [make_frame(index) for index in range(30)]
+        self.rate = RATE
+        self.is_image = False
+        self.samples = np.random.default_rng(1).normal(0, 0.1, 16000).astype(np.float32)  # as loud as speech
+        self.runtime = Runtime()
+        self.writers = []
+        self.num_readings = 0
+        for name in ("video.mp4", "speech.wav"):
+            (folder / name).write_bytes(b"stands for a file")
+        monkeypatch.setattr(pipeline, "probe", self.probe)
+        monkeypatch.setattr(pipeline, "read_frames", self.read_frames)
+        monkeypatch.setattr(pipeline, "read_sample_blocks", self.read_sample_blocks)
+        monkeypatch.setattr(pipeline, "VideoWriter", self.make_writer)
+
+    def probe(self, path):
+        picture = VideoStream(
+            width=WIDTH,
+            height=HEIGHT,
+            rate=self.rate,
+            time_base=Fraction(1, 90000),
+            num_frames=len(self.frames),
+            duration=None,
+            rotation=0,
+            codec="h264",
+            pixel_format="yuv420p",
+            variable_rate=None,
+        )
+        return MediaInfo(Path(path), "mp4", None, picture, object(), self.is_image)
+
+    def read_frames(self, path):
+        self.num_readings += 1
+        yield from self.frames
+
+    def read_sample_blocks(self, path):
+        yield from np.array_split(self.samples, 3)
+
+    def make_writer(self, path, **settings):
+        self.writers.append(Writer(path, **settings))
+        return self.writers[-1]
+
+    def sync(self, *, on_progress=None, output="out.mp4", **options):
+        self.syncer = LipSyncer(CARD, self.runtime, Detector())
+        return self.syncer.sync(
+            self.folder / "video.mp4",
+            self.folder / "speech.wav",
+            self.folder / output,
+            options=SyncOptions(**{"provenance": False, **options}),
+            on_progress=on_progress,
+        )
+
+    @property
+    def written(self):
+        return self.writers[-1]
+
+
+@pytest.fixture
+def studio(tmp_path, monkeypatch):
+    threads_before = set(threading.enumerate())
+    yield Studio(tmp_path, monkeypatch)
+    assert set(threading.enumerate()) <= threads_before, "a stage's thread is still alive"
+
+
+def test_a_generator_that_returns_its_reference_reproduces_every_frame(studio):
+    report = studio.sync()
+    assert report.num_frames == report.num_synced == 30
+    for written, frame in zip(studio.written.frames, studio.frames, strict=True):
+        np.testing.assert_array_equal(written, frame.image)
+    assert studio.written.times == [frame.time for frame in studio.frames]
+    assert studio.written.is_complete
+
+
+def test_only_the_lower_face_changes(studio):
+    studio.runtime = Runtime(grey=True)
+    studio.sync()
+    for written, frame in zip(studio.written.frames, studio.frames, strict=True):
+        changed = (written != frame.image).any(axis=2)
+        rows, columns = np.nonzero(changed)
+        assert rows.min() >= 8 + 32
+        assert rows.max() < 72
+        assert columns.min() >= 24
+        assert columns.max() < 72
+        assert changed.sum() > 500
+
+
+def test_each_frame_hears_its_own_window(studio):
+    studio.samples = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
+    studio.sync(close_in_silence=False)
+    mel = mel_spectrogram(studio.samples)
+    padded = np.pad(mel, ((0, 0), (40, 40)), constant_values=SILENCE)
+    for frame, heard in zip(studio.frames, studio.runtime.heard, strict=True):
+        start = window_start(frame.time, Fraction(1, 25)) + 40
+        np.testing.assert_array_equal(heard, padded[:, start : start + 16])
+
+
+def test_the_lead_can_be_chosen(studio):
+    studio.sync(close_in_silence=False)
+    own = studio.runtime.heard
+    studio.runtime = Runtime()
+    studio.sync(close_in_silence=False, audio_lead_seconds=0)
+    # One frame of 40 ms is 3.2 columns: the window of frame 5 starts at column 13 instead of 10.
+    np.testing.assert_array_equal(studio.runtime.heard[5][:, :10], own[5][:, 3:13])
+
+
+def test_where_nobody_speaks_the_generator_hears_silence(studio):
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 3e-4, 32000)
+    noise[:8000] += 0.3 * rng.normal(0, 1, 8000)
+    studio.samples = noise.astype(np.float32)
+    studio.frames = [make_frame(index) for index in range(60)]
+    studio.sync()
+    assert studio.runtime.heard[3].max() > 0
+    assert (studio.runtime.heard[45] == SILENCE).all()
+    studio.runtime = Runtime()
+    studio.sync(close_in_silence=False)
+    assert studio.runtime.heard[45].max() > SILENCE
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_the_batch_size_changes_nothing(studio, batch_size):
+    studio.frames[4] = make_frame(4, has_face=False)
+    studio.runtime = Runtime(grey=True)
+    studio.sync()
+    before = studio.written.frames
+    studio.runtime = Runtime(grey=True)
+    studio.sync(batch_size=batch_size)
+    assert max(studio.runtime.batches) <= batch_size
+    np.testing.assert_array_equal(before, studio.written.frames)
+
+
+def test_frames_without_a_face_pass_through_and_are_reported(studio):
+    studio.frames = [make_frame(index, has_face=not 8 <= index < 17) for index in range(30)]
+    studio.runtime = Runtime(grey=True)
+    report = studio.sync()
+    assert report.num_frames == 30
+    assert report.num_synced == 21
+    (gap,) = report.without_face
+    assert (gap.first, gap.last) == (8, 16)
+    assert gap.start_seconds == pytest.approx(float(8 / RATE))
+    assert gap.end_seconds == pytest.approx(float(17 / RATE))
+    assert "No face in 9 of 30 frames (0.3–0.6 s): they are unchanged." in report.warnings
+    for index, written in enumerate(studio.written.frames):
+        assert np.array_equal(written, studio.frames[index].image) == (8 <= index < 17)
+
+
+def test_no_face_at_all_writes_nothing(studio):
+    studio.frames = [make_frame(index, has_face=False) for index in range(30)]
+    with pytest.raises(errors.NoFaceError, match=r"any of 30 frames.*video\.mp4"):
+        studio.sync()
+    assert not studio.writers
+
+
+def test_a_second_face_that_is_not_there_is_named(studio):
+    with pytest.raises(errors.NoFaceError, match="there is no face 2"):
+        studio.sync(face=1)
+
+
+@pytest.mark.parametrize(
+    ("policy", "order"),
+    [
+        ("loop", [*range(30), *range(30), *range(15)]),
+        ("bounce", [*range(30), *range(28, -1, -1), *range(1, 17)]),
+        ("auto", [*range(30), *range(28, -1, -1), *range(1, 17)]),
+        ("hold", [*range(30), *[29] * 45]),
+        ("cut", range(30)),
+    ],
+)
+def test_a_short_video_follows_the_length_policy(studio, policy, order):
+    studio.samples = np.tile(studio.samples, 3)[:40000]  # 2.5 s: 75 frames
+    report = studio.sync(length=policy)
+    np.testing.assert_array_equal(studio.written.frames, [studio.frames[index].image for index in order])
+    steps = np.diff([float(time) for time in studio.written.times])
+    np.testing.assert_allclose(steps, float(1 / RATE), rtol=1e-9)
+    duration = 30 / RATE if policy == "cut" else Fraction("2.5")
+    assert studio.written.settings["duration"] == duration
+    assert report.duration_seconds == float(duration)
+    assert abs(studio.written.times[-1] + 1 / RATE - duration) <= 1 / RATE
+
+
+def test_a_long_video_ends_with_the_sound_and_its_rest_is_not_even_decoded(studio):
+    decoded = []
+
+    def read_frames(path):
+        for index in range(10_000):
+            decoded.append(index)
+            yield make_frame(index)
+
+    studio.read_frames = read_frames
+    pipeline.read_frames = read_frames
+    report = studio.sync()
+    assert report.num_frames == 30
+    assert max(decoded) < 40
+
+
+def test_a_still_image_is_repeated_and_tracked_once(studio):
+    studio.frames, studio.is_image, studio.rate = [make_frame(0)], True, Fraction(25)
+    studio.runtime = Runtime(grey=True)
+    report = studio.sync()
+    assert report.num_frames == report.num_synced == 25
+    assert studio.written.times == [Fraction(index, 25) for index in range(25)]
+    for written in studio.written.frames[1:]:
+        np.testing.assert_array_equal(written, studio.written.frames[0])  # composed afresh, not on top
+
+
+def test_a_variable_rate_is_kept(studio):
+    rng = np.random.default_rng(3)
+    times = [Fraction(0), *np.cumsum(rng.integers(10, 60, 29)).tolist()]
+    studio.frames = [
+        Frame(index, Fraction(time, 1000), make_frame(index).image) for index, time in enumerate(times)
+    ]
+    studio.sync(length="cut")
+    end = 1 - 1 / RATE / 2
+    assert studio.written.times == [frame.time for frame in studio.frames if frame.time < end]
+
+
+@pytest.mark.parametrize("length", ["loop", "bounce"])
+def test_the_number_of_frames_in_memory_does_not_grow_with_length(studio, monkeypatch, length):
+    class Pixels(np.ndarray):
+        """Can be weakly referenced."""
+
+    def most_alive(num_frames, num_seconds):
+        most = 0
+        alive = {}
+
+        def read_frames(path):
+            nonlocal most
+            for index in range(num_frames):
+                image = make_frame(index).image.view(Pixels)
+                alive[id(image)] = weakref.ref(image, lambda _, key=id(image): alive.pop(key))
+                most = max(most, len(alive))
+                frame = Frame(index, index / RATE, image)
+                del image
+                yield frame
+                del frame
+
+        monkeypatch.setattr(pipeline, "read_frames", read_frames)
+        studio.samples = np.zeros(num_seconds * 16000, np.float32)
+        monkeypatch.setattr(pipeline, "VideoWriter", _Shredder)
+        studio.sync(batch_size=4, length=length)
+        return most
+
+    monkeypatch.setattr(pipeline, "_KEPT_BYTES", 10 * WIDTH * HEIGHT * 3)
+    bound = 4 * 5 + 2 + 2 + 6 + (10 if length == "bounce" else 1)
+    assert most_alive(40, 2) <= bound
+    assert most_alive(80, 12) <= bound
+
+
+class _Shredder(Writer):
+    def write(self, image, time):
+        pass
+
+
+class BrokenError(Exception):
+    pass
+
+
+def _fail_after(count, error):
+    calls = iter(range(10_000))
+
+    def fail(*args, **settings):
+        if next(calls) >= count:
+            raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    "error", [BrokenError("here"), KeyboardInterrupt(), errors.InputError("cut short at 0.8 s")]
+)
+@pytest.mark.parametrize("stage", ["first pass", "second pass", "generate", "compose", "encode", "progress"])
+def test_an_exception_in_any_stage_ends_the_run(studio, monkeypatch, stage, error):
+    fail = _fail_after(5, error)
+    on_progress = None
+    studio.frames = [make_frame(index) for index in range(200)]
+    studio.samples = np.tile(studio.samples, 8)
+    if stage.endswith("pass"):
+
+        def read_frames(path):
+            studio.num_readings += 1
+            for frame in studio.frames:
+                if studio.num_readings == (1 if stage == "first pass" else 2):
+                    fail()
+                yield frame
+
+        monkeypatch.setattr(pipeline, "read_frames", read_frames)
+    elif stage == "generate":
+        generate = studio.runtime.generate
+        studio.runtime.generate = lambda mels, faces: (fail(), generate(mels, faces))[1]
+    elif stage == "compose":
+        paste = pipeline.paste_face
+        monkeypatch.setattr(pipeline, "paste_face", lambda *args: (fail(), paste(*args))[1])
+    elif stage == "encode":
+        monkeypatch.setattr(Writer, "write", fail)
+    else:
+        monkeypatch.setattr(pipeline, "_PROGRESS_SECONDS", 0)
+        on_progress = fail
+    with pytest.raises(type(error)) as raised:
+        studio.sync(on_progress=on_progress)
+    assert raised.value is error
+    assert not any(writer.is_complete for writer in studio.writers)
+
+
+def test_a_video_that_got_shorter_between_the_passes_is_no_success(studio, monkeypatch):
+    def read_frames(path):
+        studio.num_readings += 1
+        yield from studio.frames[: 30 if studio.num_readings == 1 else 20]
+
+    monkeypatch.setattr(pipeline, "read_frames", read_frames)
+    with pytest.raises(errors.InputError, match="only 20 of 30 frames"):
+        studio.sync()
+    assert not studio.written.is_complete
+
+
+def test_sound_under_a_fifth_of_a_second_is_refused_before_the_video_is_read(studio):
+    studio.samples = studio.samples[:3199]
+    with pytest.raises(errors.InputError, match=r"lasts 0\.20 s; at least 0\.2 s"):
+        studio.sync()
+    assert studio.num_readings == 0
+    studio.samples = np.resize(studio.samples, 3200)
+    assert studio.sync().num_frames == 6
+
+
+@pytest.mark.parametrize("link", [None, os.symlink, os.link])
+@pytest.mark.parametrize("source", ["video.mp4", "speech.wav"])
+def test_an_output_that_is_an_input_is_refused(studio, link, source):
+    output = source
+    if link is not None:
+        output = "link.mp4"
+        link(studio.folder / source, studio.folder / output)
+    with pytest.raises(errors.OutputError, match="itself"):
+        studio.sync(output=output, overwrite=True)
+    assert (studio.folder / source).read_bytes() == b"stands for a file"
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        (".", "suffix"),
+        ("nowhere/out.mp4", "no folder"),
+        ("out.txt", "suffix"),
+        ("old.mp4", "exists already"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_read(studio, output, words):
+    (studio.folder / "old.mp4").write_bytes(b"old")
+    with pytest.raises(errors.OutputError, match=words):
+        studio.sync(output=output)
+    assert studio.num_readings == 0
+    assert (studio.folder / "old.mp4").read_bytes() == b"old"
+
+
+def test_an_existing_output_may_be_replaced_on_request(studio):
+    (studio.folder / "old.mp4").write_bytes(b"old")
+    assert studio.sync(output="old.mp4", overwrite=True).num_frames == 30
+
+
+def test_inputs_without_the_stream_that_is_needed_are_refused(studio, monkeypatch):
+    whole = studio.probe("x")
+    without = {
+        "video.mp4": MediaInfo(Path("video.mp4"), "wav", None, None, whole.audio, False),
+        "speech.wav": MediaInfo(Path("speech.wav"), "mp4", None, whole.video, None, False),
+    }
+    for name, words in (("video.mp4", "no picture"), ("speech.wav", "no sound")):
+        monkeypatch.setattr(
+            pipeline, "probe", lambda path, name=name: without[name] if path.name == name else whole
+        )
+        with pytest.raises(errors.InputError, match=words):
+            studio.sync()
+
+
+@pytest.mark.parametrize("options", [{"length": "stretch"}, {"batch_size": 0}, {"face": -1}])
+def test_options_out_of_range_are_refused(options):
+    with pytest.raises(errors.UsageError):
+        SyncOptions(**options)
+
+
+def test_progress_counts_both_passes_to_their_end(studio, monkeypatch):
+    monkeypatch.setattr(pipeline, "_PROGRESS_SECONDS", 0)
+    seen: list[Progress] = []
+    studio.sync(on_progress=seen.append)
+    tracked = [progress.done for progress in seen if progress.stage == "track"]
+    rendered = [progress.done for progress in seen if progress.stage == "render"]
+    assert tracked == rendered == list(range(31))
+    assert {progress.total for progress in seen} == {30}
+    assert seen[0].seconds_left is None
+    assert seen[-1].seconds_left == 0
+
+
+def test_the_report_holds_the_seconds_of_every_stage_and_can_be_written_as_json(studio):
+    report = studio.sync()
+    assert set(report.seconds) == {"listen", "decode", "track", "generate", "compose", "encode"}
+    assert all(seconds > 0 for seconds in report.seconds.values())
+    values = json.loads(json.dumps(report.to_dict()))
+    assert values["num_frames"] == 30
+    assert values["output"].endswith("out.mp4")
+    assert values["rate"] == pytest.approx(29.97, abs=0.001)
+    assert values["model"] == "fake"
+    assert values["length"] == "hold"
+    assert values["frames_per_second"] == pytest.approx(30 / values["total_seconds"])
+
+
+def test_sound_without_speech_is_worth_a_warning(studio):
+    studio.samples = np.zeros(16000, np.float32)
+    (warning,) = studio.sync().warnings
+    assert "No speech" in warning
+    assert all((heard == SILENCE).all() for heard in studio.runtime.heard)
+
+
+def test_a_face_much_larger_than_the_models_is_worth_a_warning(studio, monkeypatch):
+    assert studio.sync().warnings == []
+    monkeypatch.setattr(pipeline, "_LARGE_FACE", 1.9)
+    (warning,) = studio.sync().warnings
+    assert "64 pixels high on screen and 32 in the model" in warning
+
+
+def test_provenance_is_on_unless_it_is_turned_off(studio, monkeypatch, tmp_path):
+    from lipsmith.provenance import container_metadata, content_credentials
+
+    monkeypatch.setenv("LIPSMITH_IDENTITY", str(tmp_path / "identity"))
+    calls = []
+
+    def sign(path, record, **settings):
+        calls.append((path, record, settings))
+        return content_credentials.Signature(None, ("a note",))
+
+    monkeypatch.setattr(content_credentials, "sign", sign)
+    studio.frames[3] = make_frame(3, has_face=False)
+    report = studio.sync(provenance=True)
+    ((path, record, settings),) = calls
+    assert path.name == "out.mp4"
+    assert (record.num_frames_changed, record.num_frames_unchanged) == (
+        report.num_synced,
+        30 - report.num_synced,
+    )
+    assert (record.model, record.source_video, record.source_audio) == ("fake", "video.mp4", "speech.wav")
+    assert settings["parent"].name == "video.mp4"
+    assert settings["identity"].is_local
+    assert studio.written.settings["metadata"] == container_metadata(record)
+    assert "a note" in report.warnings
+    studio.sync(provenance=False)
+    assert studio.written.settings["metadata"] == {}
+    assert studio.written.settings["finalize"] is None
+
+
+def test_a_visible_mark_is_on_every_frame(studio):
+    studio.sync(visible_mark=True)
+    assert all(
+        (written != frame.image).any()
+        for written, frame in zip(studio.written.frames, studio.frames, strict=True)
+    )
+    np.testing.assert_array_equal(studio.frames[0].image, make_frame(0).image)
+
+
+def test_track_and_render_work_on_arrays(studio):
+    images = [frame.image for frame in studio.frames]
+    syncer = LipSyncer(CARD, Runtime(), Detector())
+    track = syncer.track(images, rate=RATE)
+    assert len(track) == 30
+    assert max(abs(box.left - FACE.left) + abs(box.bottom - FACE.bottom) for box in track) < 1e-6
+    track[7] = None
+    rendered = list(syncer.render(iter(images), track, studio.samples, RATE))
+    np.testing.assert_array_equal(rendered, images)
+    grey = LipSyncer(CARD, Runtime(grey=True), Detector())
+    changed = [
+        (new != old).any()
+        for new, old in zip(grey.render(images, track, studio.samples, RATE), images, strict=True)
+    ]
+    assert changed == [index != 7 for index in range(30)]
+
+
+def test_leaving_render_early_stops_its_threads(studio):
+    syncer = LipSyncer(CARD, Runtime(), Detector())
+    rendered = syncer.render(
+        (make_frame(index).image for index in range(10_000)), [FACE] * 10_000, studio.samples, RATE
+    )
+    next(rendered)
+    rendered.close()
+
+
+def test_a_syncer_closes_its_runtime():
+    runtime = Runtime()
+    with LipSyncer(CARD, runtime, Detector()):
+        assert not runtime.is_closed
+    assert runtime.is_closed
