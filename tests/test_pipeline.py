@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import threading
 import weakref
 from fractions import Fraction
@@ -582,3 +583,20 @@ def test_a_syncer_closes_its_runtime():
     with LipSyncer(CARD, runtime, Detector()):
         assert not runtime.is_closed
     assert runtime.is_closed
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a process cannot send itself ^C there")
+def test_a_real_interrupt_while_the_caller_waits_for_a_stage_ends_the_run(studio):
+    studio.frames = [make_frame(index) for index in range(200)]
+    studio.samples = np.tile(studio.samples, 8)
+    generate = studio.runtime.generate
+
+    def interrupted(mels, faces):
+        if len(studio.runtime.batches) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return generate(mels, faces)
+
+    studio.runtime.generate = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        studio.sync(batch_size=2)
+    assert not studio.written.is_complete
