@@ -302,3 +302,49 @@ def write_packets(path: Path, num_packets: int, packet_bytes: int) -> None:
             packet.stream, packet.time_base = stream, Fraction(1, 25)
             packet.pts = packet.dts = index
             container.mux(packet)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="TMPDIR is of POSIX")
+def test_temporary_folder_that_is_missing_is_named(make_video, record, tmp_path, monkeypatch):
+    video = tmp_path / "long.mp4"
+    write_packets(video, 10, packet_bytes=1 << 20)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
+    with pytest.raises(OutputError, match=r"long\.mp4 could not be signed: .* TMPDIR names another folder"):
+        sign(video, record, parent=make_video("source.mp4"))
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["long.mp4", "source.mp4"]
+
+
+def test_manifest_in_a_sidecar_of_the_source_is_kept_inside(make_video, record):
+    source, video = make_video("source.mkv"), make_video("output.mp4")
+    sidecar = sign(source, record, parent=make_video("first.mp4")).sidecar
+
+    signature = sign(video, record, parent=source, speech=source)
+
+    assert signature.notes == ()
+    store = read_store(video)
+    assert store["validation_state"] == "Valid"
+    assert len(store["manifests"]) == 2
+    credentials = inspect(video).credentials
+    assert [found.has_credentials for found in credentials.ingredients] == [True, True]
+    assert sidecar.is_file()
+
+
+def test_sidecar_that_does_not_belong_to_the_source_is_left_out_with_a_note(make_video, record):
+    source, video = make_video("source.mkv"), make_video("output.mp4")
+    sign(source, record, parent=make_video("first.mp4"))
+    make_video("source.mkv", tagged=True)
+
+    signature = sign(video, record, parent=source)
+
+    assert len(signature.notes) == 1 and "source.c2pa does not belong to source.mkv" in signature.notes[0]
+    assert inspect(video).credentials.state is CredentialsState.VALID
+    assert not inspect(video).credentials.ingredients[0].has_credentials
+
+
+def test_sidecar_of_the_source_is_not_replaced(make_video, record):
+    source, video = make_video("talk.mkv"), make_video("talk.avi")
+    sidecar = sign(source, record, parent=make_video("first.mp4")).sidecar
+    before = sidecar.read_bytes()
+    with pytest.raises(OutputError, match=r"would replace those of .*talk\.mkv"):
+        sign(video, record, parent=source)
+    assert sidecar.read_bytes() == before

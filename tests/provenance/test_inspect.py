@@ -207,3 +207,12 @@ def test_what_cannot_be_inspected_is_an_input_error(tmp_path):
 def test_anchors_that_cannot_be_read_are_an_error(signed, tmp_path):
     with pytest.raises(ProvenanceError, match=r"nowhere\.pem cannot be read"):
         inspect(signed, trust_anchors=tmp_path / "nowhere.pem")
+
+
+def test_sidecar_of_garbage_is_unreadable_not_absent(make_video):
+    video = make_video("output.mkv")
+    video.with_suffix(".c2pa").write_bytes(b"garbage")
+    credentials = inspect(video).credentials
+    assert credentials.state is CredentialsState.UNREADABLE
+    assert credentials.sidecar == video.with_suffix(".c2pa")
+    assert credentials.problems

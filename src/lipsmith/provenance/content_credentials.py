@@ -9,11 +9,14 @@ the same name that ends in `.c2pa`, where C2PA readers look for it.
 """
 
 import hashlib
+import io
+import json
 import mimetypes
 import os
 import secrets
 import shutil
 import struct
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -62,7 +65,7 @@ _BLOCK_BYTES = 1 << 20
 
 # Left to itself, c2pa holds the file in memory twice, up to 512 MB each: hashed as one range, and written
 # through a memory buffer. Hashing the media data in leaves of a tree, and a small buffer, keep it below 50
-# MB at any length.
+# MB at any length; what exceeds the buffer goes through an unnamed file in the system's temporary folder.
 _LEAF_KB = 4096
 _BUFFER_MB = 8
 
@@ -118,17 +121,22 @@ def sign(
     """
     output = path if output is None else output
     identity = load_or_create_identity() if identity is None else identity
-    sources = [_source(parent, "parentOf", "parent")]
-    if speech is not None:
-        sources.append(_source(speech, "inputTo", "speech"))
     library = load_library()
-    context = library.Context.from_dict(_signing_settings(path, output))
     notes: list[str] = []
-    opaque: list[_Source] = []  # c2pa cannot look into these: named by title, format and hash alone
+    sources = [_source(library, parent, "parentOf", "parent", notes)]
+    if speech is not None:
+        sources.append(_source(library, speech, "inputTo", "speech", notes))
+    _require_free_sidecar(output, sources)
+    context = library.Context.from_dict(_signing_settings(path, output))
+    # c2pa cannot look into these, or shall not: named by title, format and hash, and a manifest that we read.
+    opaque = [source for source in sources if source.manifest is not None]
     while True:
         with library.Builder.from_json(
             _definition(record, output, sources, opaque), context=context
         ) as builder:
+            for source in sources:
+                if source.manifest is not None:
+                    builder.add_resource(source.resource, io.BytesIO(source.manifest.data))
             refused = _add_sources(library, builder, [source for source in sources if source not in opaque])
             if refused is None:
                 return Signature(_write_signed(library, builder, identity, path, output), tuple(notes))
@@ -164,24 +172,104 @@ def load_library() -> Any:
     return c2pa
 
 
+def open_manifest(library: Any, path: Path, file: IO[bytes], context: Any) -> tuple[Any, Path | None] | None:
+    """A c2pa reader over the manifest of the media file `path`, open as `file`; None where there is none.
+
+    With it comes the sidecar that the manifest was found in, or None when the file itself carries it. Raises
+    c2pa's error for a manifest that cannot be parsed.
+    """
+    try:
+        reader = library.Reader.try_create(media_format(path), file, context=context)
+    except library.C2paError.NotSupported:
+        reader = None  # a container that cannot carry a manifest
+    if reader is not None:
+        return reader, None
+    sidecar = sidecar_path(path)
+    if sidecar == path or not sidecar.is_file():
+        return None
+    file.seek(0)
+    reader = library.Reader.try_create(media_format(path), file, sidecar.read_bytes(), context=context)
+    return None if reader is None else (reader, sidecar)
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    """A source's manifest from its sidecar, with what c2pa found when checking it."""
+
+    data: bytes
+    active: str
+    validation: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class _Source:
     path: Path
     relationship: str
     label: str
     sha256: str
+    manifest: _Manifest | None
+
+    @property
+    def resource(self) -> str:
+        return f"{self.label}.c2pa"
 
     def ingredient(self) -> dict[str, Any]:
-        return {
+        fields = {
             "title": printable(self.path.name),
             "format": media_format(self.path),
             "relationship": self.relationship,
             "label": self.label,
             "metadata": {SOURCE_HASH_FIELD: self.sha256},
         }
+        if self.manifest is None:
+            return fields
+        return fields | {
+            "manifest_data": {"format": "application/c2pa", "identifier": self.resource},
+            "active_manifest": self.manifest.active,
+            "validation_results": self.manifest.validation,
+        }
 
 
-def _source(path: Path, relationship: str, label: str) -> _Source:
+def _sidecar_manifest(library: Any, path: Path, notes: list[str]) -> _Manifest | None:
+    """What `path` has for Content Credentials in a sidecar: c2pa passes on embedded ones only."""
+    sidecar = sidecar_path(path)
+    if not sidecar.is_file():
+        return None
+    context = library.Context.from_dict(READING_SETTINGS)
+    try:
+        with path.open("rb") as file:
+            found = open_manifest(library, path, file, context)
+            if found is None or found[1] is None:
+                return None
+            with found[0] as reader:
+                store = json.loads(reader.json())
+    except library.C2paError as error:
+        notes.append(f"The Content Credentials beside {path.name} are not passed on: {error}.")
+        return None
+    if store["validation_state"] == "Invalid":
+        notes.append(
+            f"{sidecar.name} does not belong to {path.name}, or one was changed: it is not passed on."
+        )
+        return None
+    return _Manifest(sidecar.read_bytes(), store["active_manifest"], store["validation_results"])
+
+
+def _require_free_sidecar(output: Path, sources: list[_Source]) -> None:
+    if can_embed(output):
+        return
+    for source in sources:
+        if source.manifest is not None and _same(sidecar_path(output), sidecar_path(source.path)):
+            raise OutputError(
+                f"The Content Credentials of {output} would replace those of {source.path}, which lie in "
+                f"{sidecar_path(source.path)}. Choose another name or folder, or write an mp4."
+            )
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()
+
+
+def _source(library: Any, path: Path, relationship: str, label: str, notes: list[str]) -> _Source:
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -189,7 +277,7 @@ def _source(path: Path, relationship: str, label: str) -> _Source:
         raise InputError(
             f"The source {path} cannot be read for its record in the output: {error.strerror}."
         ) from error
-    return _Source(path, relationship, label, digest)
+    return _Source(path, relationship, label, digest, _sidecar_manifest(library, path, notes))
 
 
 def _definition(
@@ -292,6 +380,11 @@ def _write_signed(library: Any, builder: Any, identity: Identity, path: Path, ou
                 failure = error
             if cause := target.error or source.error:
                 raise cause from failure
+            if isinstance(failure, library.C2paError.Io) and path.stat().st_size > _BUFFER_MB << 20:
+                raise OutputError(
+                    f"{output} could not be signed: {failure}. Signing needs room for a copy of the file in "
+                    f"{tempfile.gettempdir()}; the variable TMPDIR names another folder."
+                ) from failure
             if failure is not None:
                 raise ProvenanceError(
                     f"{output.name} could not be signed: {failure}.{_advice(identity)}"

@@ -13,8 +13,9 @@ from lipsmith.provenance.content_credentials import (
     READING_SETTINGS,
     RECORD_ASSERTION,
     SOURCE_HASH_FIELD,
+    can_embed,
     load_library,
-    media_format,
+    open_manifest,
     sidecar_path,
 )
 from lipsmith.provenance.identity import local_certificates
@@ -243,27 +244,16 @@ def _read_credentials(
     if anchors := _anchors_pem(own, trust_anchors):
         settings["trust"] = {"user_anchors": anchors}
     context = library.Context.from_dict(settings)
-    sidecar = None
     try:
         with path.open("rb") as file:
-            reader = None
-            try:
-                reader = library.Reader.try_create(media_format(path), file, context=context)
-            except library.C2paError.NotSupported:
-                reader = None  # a container that cannot carry a manifest
-            candidate = sidecar_path(path)
-            if reader is None and candidate != path and candidate.is_file():
-                sidecar = candidate
-                file.seek(0)
-                reader = library.Reader.try_create(
-                    media_format(path), file, candidate.read_bytes(), context=context
-                )
-            if reader is None:
+            found = open_manifest(library, path, file, context)
+            if found is None:
                 return None
+            reader, sidecar = found
             with reader:
                 store = json.loads(reader.json())
     except library.C2paError as error:
-        return _unreadable(str(error), sidecar)
+        return _unreadable(str(error), None if can_embed(path) else sidecar_path(path))
     return _credentials(store, own, sidecar)
 
 
