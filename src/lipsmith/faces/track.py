@@ -32,17 +32,18 @@ ANCHOR_ROW = 0.572  # where, as a share of its height, the box has the middle be
 REACH = 0.15
 REACH_PER_SECOND = 5.0
 MAX_REACH = 1.5
-GROWTH = 1.2  # and how much larger or smaller it may be
+GROWTH = 1.35  # and how much larger or smaller it may be
 GROWTH_PER_SECOND = 2.0
 MAX_GROWTH = 1.8
 
 # More than this between two looks, and the detector looks at the frames between, too.
 LOOK_AGAIN_SHIFT = 0.15
-LOOK_AGAIN_GROWTH = 1.15
+LOOK_AGAIN_GROWTH = 1.25
 
 CUT_DIFFERENCE = 18.0  # grey levels by which a cut changes the thumbnail, at least
 CUT_CONTRAST = 4.0  # times the usual change from frame to frame
 THUMBNAIL = (32, 18)
+THUMBNAIL_SHIFT = (2, 4)  # a camera's largest move from frame to frame, in rows and columns of the thumbnail
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ class FaceTracker:
         before, self._thumbnail = self._thumbnail, thumbnail
         if before is None:
             return False
-        change = float(np.abs(thumbnail - before).mean())
+        change = _change(before, thumbnail)
         if change > CUT_DIFFERENCE and change > CUT_CONTRAST * self._usual_change:
             self._usual_change = 0.0
             return True
@@ -300,6 +301,8 @@ class FaceTracker:
         frames = np.arange(course.frames[0], course.frames[-1] + 1)
         knots = np.array([[*face.box.center, face.box.width, face.box.height] for face in course.faces])
         knots[:, 2:] = np.log(np.maximum(knots[:, 2:], 1e-6))
+        if len(knots) > 2:  # one look that got the size wrong does not matter
+            knots[1:-1, 2:] = np.median([knots[:-2, 2:], knots[1:-1, 2:], knots[2:, 2:]], axis=0)
         states = np.stack([np.interp(frames, course.frames, column) for column in knots.T], axis=1)
         states = smooth(states, sigma=self.smooth_seconds * float(self.rate))
         centers, halves = states[:, :2], np.exp(states[:, 2:]) / 2
@@ -307,6 +310,14 @@ class FaceTracker:
         detected = np.isin(frames, course.frames)
         boxes = np.concatenate([centers - halves, centers + halves], axis=1)
         return FaceTrack(-1, self._shot, course.frames[0], boxes, scores, detected)
+
+
+def _change(before: NDArray[np.float32], after: NDArray[np.float32]) -> float:
+    """Mean difference of two thumbnails in grey levels, at the shift where it is least: a pan is no cut."""
+    reach_y, reach_x = THUMBNAIL_SHIFT
+    inner = before[reach_y:-reach_y, reach_x:-reach_x].transpose(2, 0, 1)
+    shifts = np.lib.stride_tricks.sliding_window_view(after, inner.shape[1:], axis=(0, 1))
+    return float(np.abs(shifts - inner).mean(axis=(2, 3, 4)).min())
 
 
 def _differ(before: _Look, after: _Look) -> bool:
@@ -340,13 +351,18 @@ def smooth(states: Floats, *, sigma: float) -> Floats:
     """
     if sigma <= 0 or len(states) < 3:
         return states
-    steady, close = _fit_lines(states, sigma), _fit_lines(states, max(sigma * 0.3, 0.8))
-    width = np.exp(steady[:, 2:3])
-    stray = np.linalg.norm(close[:, :2] - steady[:, :2], axis=1, keepdims=True) / width
+    close_sigma = max(sigma * 0.3, 0.8)
+    steady, close = _fit_lines(states[:, :2], sigma), _fit_lines(states[:, :2], close_sigma)
+    # A face's size hardly changes, and its measure shakes more than its place: smooth it for longer.
+    sizes = _fit_lines(states[:, 2:], sigma * 1.5)
+    stray = np.linalg.norm(close - steady, axis=1) / np.exp(sizes[:, 0])
     trust = np.clip((stray - 0.02) / 0.04, 0, 1)
-    trust = _fit_lines(trust, max(sigma * 0.3, 0.8))  # so that the change-over is no jump either
-    centers = steady[:, :2] + np.clip(trust, 0, 1) * (close[:, :2] - steady[:, :2])
-    return np.concatenate([centers, steady[:, 2:]], axis=1)
+    # Trust it a little before and after, too, where the motion starts and stops, and change over without a
+    # jump.
+    reach = round(2 * close_sigma)
+    trust = np.lib.stride_tricks.sliding_window_view(np.pad(trust, reach), 2 * reach + 1).max(axis=1)
+    trust = np.clip(_fit_lines(trust[:, None], close_sigma), 0, 1)
+    return np.concatenate([steady + trust * (close - steady), sizes], axis=1)
 
 
 def _fit_lines(values: Floats, sigma: float) -> Floats:
