@@ -193,8 +193,7 @@ class SyntheticSpeaker:
 
 
 class FixedBoxDetector:
-    """A detector that finds the drawn face where it was drawn, for passing drawn videos through the
-    pipeline."""
+    """A detector that finds the drawn face where it was drawn, to pass drawn videos through the pipeline."""
 
     name = "fixed"
 

@@ -1,12 +1,12 @@
-"""LSE-D and LSE-C: how far lips and sound are apart for SyncNet, which was in nobody's loss (paper, section
-4.1).
+"""LSE-D and LSE-C: how far lips and sound are apart for SyncNet, which was in nobody's loss (paper, 4.1).
 
-For every shift k = −15 … 15 the distance of the lips at window i and of the sound at window i + k is
-averaged over time. LSE-D is the least of the 31 means, LSE-C their median minus the least, and the offset
-is the shift of the least with its sign turned: positive when the sound comes too early.
+For every shift k = −15 … 15 the distance of the lips at window i and of the sound at window i + k is averaged
+over time. LSE-D is the least of the 31 means, LSE-C their median minus the least, and the offset is the shift
+of the least with its sign turned: positive when the sound comes too early.
 
 **A constant lag is invisible to LSE-D and LSE-C**, which take the best shift whichever it is: always report
-the offset beside them."""
+the offset beside them.
+"""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

@@ -29,8 +29,7 @@ def mouth_region(faces: NDArray) -> NDArray:
 
 
 def laplacian_variance(images: Images) -> NDArray[np.float64]:
-    """Variance of the Laplacian of the luma of each image, (T,): high for edges, but for noise and specks
-    too."""
+    """Variance of the Laplacian of the luma of each image, (T,): high for edges, and for noise and specks."""
     luma = _luma(images)
     return np.array([cv2.Laplacian(image, cv2.CV_32F).var(dtype=np.float64) for image in luma])
 
@@ -93,8 +92,7 @@ def mouth_motion(faces: Images) -> NDArray[np.float64]:
 
 
 def mouth_variation(faces: Images) -> float:
-    """Standard deviation of each pixel of the mouth region over time, averaged: 0 for a mouth that stands
-    still."""
+    """Standard deviation of each pixel of the mouth region over time, averaged: 0 for a still mouth."""
     return float(_luma(mouth_region(faces)).astype(np.float64).std(axis=0).mean())
 
 

@@ -3,18 +3,18 @@
 The numbers, for a clip at 25 frames a second whose five-frame windows i = 0 … N − 1 have lip embeddings l_i
 and sound embeddings s_i of unit length (s_i is the sound of 0.2 s that belongs to the five frames of l_i):
 
-* **preference share**: the share of windows that prefer their own sound to one at least five frames away.
-For a
-  window i it is the mean, over all j with |i − j| ≥ 5, of [l_i · s_i > l_i · s_j], a tie counting one half;
-  for a clip the mean over its windows. Chance is 0.5 whatever the clip says. Five frames are the length of
-  a window, so the two sounds have nothing in common, and no small offset of the footage is called a fault.
-* **offset curve**: the mean of l_i · s_{i − k} over the clip for offsets k = −15 … 15 frames;
-**av_offset_frames** is its
-  highest point. Positive: the sound comes too early. The sign is that of SyncNet and of `evaluation.lse`.
+* **preference share**: the share of windows that prefer their own sound to one at least five frames away. For
+  a window i it is the mean, over all j with |i − j| ≥ 5, of [l_i · s_i > l_i · s_j], a tie counting one half;
+  for a clip the mean over its windows. Chance is 0.5 whatever the clip says. Five frames are the length of a
+  window, so the two sounds have nothing in common, and no small offset of the footage is called a fault.
+* **offset curve**: the mean of l_i · s_{i − k} over the clip for offsets k = −15 … 15 frames; its highest
+point
+  is **av_offset_frames**. Positive: the sound comes too early. The sign is SyncNet's and `evaluation.lse`'s.
 * **confidence**: highest point minus median of the curve, in units of cosine.
 
 Intervals over clips are percentile bootstraps that draw whole clips (or whole speakers), because windows of
-one clip are no independent witnesses."""
+one clip are no independent witnesses.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

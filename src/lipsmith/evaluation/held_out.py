@@ -1,0 +1,465 @@
+"""A generator on people that training never saw, with foreign words, judged by a network that was in no loss.
+
+Each held-out clip (the face) is paired with the speech of another held-out speaker, and scored three times:
+
+* **real**: the face with its own sound: what the judge is worth on this footage;
+* **laid over**: the same face with the foreign speech, nothing generated: what chance gives;
+* **generated**: the face repainted for the foreign speech, as `lipsmith sync` does it, with the frame itself
+as
+  the reference.
+
+Beside sync: how sharp the generated mouths are against the real ones; how like the real ones when the words
+are the face's own (reference from another moment of the clip, so that the answer is not shown); and how still
+the mouth is when the sound is silence.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsmith.audio.mel import SILENCE
+from lipsmith.conditioning import lower_half, mask_lower_half
+from lipsmith.data.clips import Clip
+from lipsmith.data.samples import Split, load_split
+from lipsmith.errors import DataError, UsageError, WeightsError
+from lipsmith.evaluation.mouth import gradient_ratio, mouth_variation, psnr, sharpness_ratio, ssim
+from lipsmith.evaluation.strips import film_strip
+from lipsmith.evaluation.sync_score import (
+    Interval,
+    SyncJudge,
+    SyncScore,
+    SyncSummary,
+    bootstrap_ratio,
+    score_clip,
+    summarise,
+)
+from lipsmith.geometry import Image
+from lipsmith.timebase import EXPERT_FRAMES, MEL_RATE_HZ
+
+FloatArray = NDArray[np.float32]
+Faces = NDArray[np.uint8]
+
+CONDITIONS = ("real", "laid over", "generated")
+LEAST_FRAMES = 25  # one second: a shorter clip has no offset curve worth the name
+
+
+class FaceGenerator(Protocol):
+    """The part of `lipsmith.runtime.GeneratorRuntime` that is needed here."""
+
+    face_size: int
+
+    def generate(self, mels: FloatArray, faces: FloatArray) -> FloatArray:
+        """(n, 1, 80, 16), (n, 6, S, S) → (n, 3, S, S)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A face and the foreign speech that it is to say."""
+
+    face: Clip
+    speech: Clip
+    num_frames: int
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """Everything measured on one pair."""
+
+    face: str
+    speech: str
+    speaker: str
+    num_frames: int
+    scores: dict[str, SyncScore]
+    """By condition."""
+    sharpness: float
+    """Laplacian variance of generated mouths over real ones, foreign speech."""
+    gradient: float
+    """Gradient energy of generated mouths over real ones, foreign speech."""
+    psnr_lower: float
+    """Decibels, lower half, own words."""
+    ssim_lower: float
+    """Lower half, own words."""
+    variation_real: float
+    """`mouth_variation` of the real clip, grey levels; as the following two."""
+    variation_speech: float
+    variation_silence: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-ready values; what is not finite as None."""
+        numbers = ("sharpness", "gradient", "psnr_lower", "ssim_lower")
+        variations = ("variation_real", "variation_speech", "variation_silence")
+        return {
+            "face": self.face,
+            "speech": self.speech,
+            "speaker": self.speaker,
+            "num_frames": self.num_frames,
+            **{name: _finite(getattr(self, name)) for name in (*numbers, *variations)},
+            "scores": {name: score.to_dict() for name, score in self.scores.items()},
+        }
+
+
+@dataclass(frozen=True)
+class HeldOutReport:
+    """A generator on held-out people; intervals draw speakers."""
+
+    pairs: tuple[PairResult, ...]
+    sync: dict[str, SyncSummary]
+    """By condition."""
+    sharpness: Interval
+    gradient: Interval
+    psnr_lower: Interval
+    ssim_lower: Interval
+    motion_in_speech: Interval
+    """Variation of the generated mouths over that of the real ones while they speak."""
+    motion_in_silence: Interval
+    """Variation of the same mouths hearing silence, over that while they speak; a moving head moves both."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-ready values, with a row for each pair."""
+        names = (
+            "sharpness",
+            "gradient",
+            "psnr_lower",
+            "ssim_lower",
+            "motion_in_speech",
+            "motion_in_silence",
+        )
+        return {
+            "num_pairs": len(self.pairs),
+            "num_speakers": len({pair.speaker for pair in self.pairs}),
+            "sync": {name: summary.to_dict() for name, summary in self.sync.items()},
+            **{name: getattr(self, name).to_dict() for name in names},
+            "pairs": [pair.to_dict() for pair in self.pairs],
+        }
+
+    def to_json(self) -> str:
+        """`to_dict` as text."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
+
+    def to_markdown(self) -> str:
+        """The numbers as tables; in brackets the 95 % interval over speakers."""
+        lines = [
+            f"{len(self.pairs)} pairs, {len({pair.speaker for pair in self.pairs})} speakers. Chance is 50 %.",
+            "",
+            "| condition | prefers its own sound | offset within one frame | confidence | clips · windows |",
+            "|---|---|---|---|---|",
+        ]
+        for name, summary in self.sync.items():
+            lines.append(
+                f"| {name} | {_percent(summary.preference_share)} | {_percent(summary.offset_within_one_share)} "
+                f"| {_plain(summary.confidence, 3)} | {summary.num_clips} · {summary.num_windows} |"
+            )
+        lines += [
+            "",
+            "| generated mouths | value |",
+            "|---|---|",
+            f"| sharpness, generated / real (Laplacian variance) | {_plain(self.sharpness, 2)} |",
+            f"| sharpness, generated / real (gradient energy) | {_plain(self.gradient, 2)} |",
+            f"| PSNR of the lower half, own words | {_plain(self.psnr_lower, 1)} dB |",
+            f"| SSIM of the lower half, own words | {_plain(self.ssim_lower, 3)} |",
+            f"| motion while speaking, generated / real | {_plain(self.motion_in_speech, 2)} |",
+            f"| motion in silence / while speaking | {_plain(self.motion_in_silence, 2)} |",
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def make_pairs(
+    clips: Sequence[Clip], *, per_clip: int = 1, max_frames: int = 125, seed: int = 0
+) -> list[Pair]:
+    """Pair every clip with the speech of `per_clip` others, of other speakers, the longest that are free
+    first.
+
+    Args:
+        clips: held-out clips; those under a second are left out.
+        per_clip: foreign speeches for each face.
+        max_frames: a pair is cut to this length, and to the shorter of its two clips.
+        seed: of the draw.
+
+    Raises:
+        DataError: fewer than two speakers with a second of footage each.
+    """
+    usable = [clip for clip in clips if len(clip) >= LEAST_FRAMES]
+    if len({clip.record.speaker for clip in usable}) < 2:
+        raise DataError(
+            f"{len(usable)} clips of a second or more are by fewer than two speakers: foreign speech needs two."
+        )
+    rng = np.random.default_rng(seed)
+    pairs = []
+    used = dict.fromkeys(range(len(usable)), 0)
+    for face in usable:
+        foreign = [i for i, clip in enumerate(usable) if clip.record.speaker != face.record.speaker]
+        rng.shuffle(foreign)
+        wanted = min(len(face), max_frames)
+        # Long enough speech first, then speech that was used least: a short one would cut the face short.
+        foreign.sort(key=lambda i: (min(len(usable[i]), wanted) < wanted, used[i], -len(usable[i])))
+        for i in foreign[:per_clip]:
+            used[i] += 1
+            pairs.append(Pair(face, usable[i], min(wanted, len(usable[i]))))
+    return pairs
+
+
+def generate_clip(
+    generator: FaceGenerator, faces: FloatArray, windows: FloatArray, references: FloatArray | None = None
+) -> FloatArray:
+    """Repaint the lower halves of a clip.
+
+    Args:
+        faces: (T, 3, S, S) BGR 0–1.
+        windows: (T, 1, 80, 16): what each frame hears.
+        references: (T, 3, S, S); the frames themselves when None, as at inference.
+
+    Returns:
+        (T, 3, S, S), 0–1.
+    """
+    shown = faces if references is None else references
+    inputs = np.concatenate([mask_lower_half(faces), shown], axis=1)
+    made = generator.generate(
+        np.ascontiguousarray(windows, np.float32), np.ascontiguousarray(inputs, np.float32)
+    )
+    return np.clip(made, 0, 1)
+
+
+def evaluate_pair(
+    generator: FaceGenerator, judge: SyncJudge, pair: Pair, lead_seconds: Fraction = Fraction(0)
+) -> PairResult:
+    """Score one pair in all conditions.
+
+    Args:
+        generator: on faces of the prepared clips' size.
+        judge: an expert that was in no loss of the generator.
+        pair: face and speech.
+        lead_seconds: how much earlier than its frame the generator's window of sound begins, by its card.
+    """
+    count = pair.num_frames
+    real = pair.face.faces(0, count)
+    faces = _network_faces(real)
+    heard = pair.speech.windows()[: count - EXPERT_FRAMES + 1]
+    made = generate_clip(generator, faces, pair.speech.windows(lead_seconds)[:count])
+    own = generate_clip(
+        generator, faces, pair.face.windows(lead_seconds)[:count], np.roll(faces, count // 2, axis=0)
+    )
+    nothing = np.full_like(pair.speech.windows()[:count], SILENCE)
+    silent = _pictures(generate_clip(generator, faces, nothing))
+    generated, repainted = _pictures(made), _pictures(own)
+    half = real.shape[1] // 2
+    return PairResult(
+        face=pair.face.record.id,
+        speech=pair.speech.record.id,
+        speaker=pair.face.record.speaker,
+        num_frames=count,
+        scores={
+            "real": score_clip(judge, lower_half(faces), pair.face.windows()[: count - EXPERT_FRAMES + 1]),
+            "laid over": score_clip(judge, lower_half(faces), heard),
+            "generated": score_clip(judge, lower_half(made), heard),
+        },
+        sharpness=sharpness_ratio(generated, real),
+        gradient=gradient_ratio(generated, real),
+        psnr_lower=float(np.mean(psnr(repainted[:, half:], real[:, half:]))),
+        ssim_lower=float(np.mean(ssim(repainted[:, half:], real[:, half:]))),
+        variation_real=mouth_variation(real),
+        variation_speech=mouth_variation(generated),
+        variation_silence=mouth_variation(silent),
+    )
+
+
+def evaluate_generator(
+    generator: FaceGenerator,
+    judge: SyncJudge,
+    pairs: Sequence[Pair],
+    lead_seconds: Fraction = Fraction(0),
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> HeldOutReport:
+    """Evaluate a generator on `pairs`; `on_progress` is called with (pairs done, pairs in all)."""
+    sizes = {pair.face.record.face_size for pair in pairs}
+    if sizes - {generator.face_size}:
+        raise UsageError(
+            f"The generator paints faces of {generator.face_size} pixels, the prepared clips have "
+            f"{', '.join(map(str, sorted(sizes)))}: prepare them with --face-size {generator.face_size}."
+        )
+    results = []
+    for done, pair in enumerate(pairs, 1):
+        results.append(evaluate_pair(generator, judge, pair, lead_seconds))
+        if on_progress:
+            on_progress(done, len(pairs))
+    return summarise_pairs(results)
+
+
+def summarise_pairs(results: Sequence[PairResult]) -> HeldOutReport:
+    """Put the results of many pairs together."""
+    speakers = [result.speaker for result in results]
+
+    def mean(values: Sequence[float]) -> Interval:
+        kept = [(value, s) for value, s in zip(values, speakers, strict=True) if np.isfinite(value)]
+        numbers = np.array([value for value, _ in kept], dtype=np.float64)
+        return bootstrap_ratio(numbers, np.ones(len(numbers)), [s for _, s in kept])
+
+    def ratio(tops: Sequence[float], bottoms: Sequence[float]) -> Interval:
+        return bootstrap_ratio(np.array(tops, np.float64), np.array(bottoms, np.float64), speakers)
+
+    speech = [result.variation_speech for result in results]
+    return HeldOutReport(
+        pairs=tuple(results),
+        sync={name: summarise([result.scores[name] for result in results], speakers) for name in CONDITIONS},
+        sharpness=mean([result.sharpness for result in results]),
+        gradient=mean([result.gradient for result in results]),
+        psnr_lower=mean([result.psnr_lower for result in results]),
+        ssim_lower=mean([result.ssim_lower for result in results]),
+        motion_in_speech=ratio(speech, [result.variation_real for result in results]),
+        motion_in_silence=ratio([result.variation_silence for result in results], speech),
+    )
+
+
+def pair_strip(
+    generator: FaceGenerator,
+    pair: Pair,
+    lead_seconds: Fraction = Fraction(0),
+    *,
+    first_frame: int = 10,
+    num_frames: int = 14,
+    every: int = 2,
+) -> Image:
+    """A film strip of one pair: the real face, its mouth for the foreign speech, and for silence."""
+    count = pair.num_frames
+    real = pair.face.faces(0, count)
+    faces = _network_faces(real)
+    windows = pair.speech.windows(lead_seconds)[:count]
+    rows = {
+        "real\n(laid over)": real,
+        "generated": _pictures(generate_clip(generator, faces, windows)),
+        "generated\nin silence": _pictures(generate_clip(generator, faces, np.full_like(windows, SILENCE))),
+    }
+    # Where in the clip's own mel frame 0 begins.
+    start = pair.speech.starts()[0] / MEL_RATE_HZ
+    return film_strip(
+        rows,
+        pair.speech.mel,
+        first_frame=first_frame,
+        num_frames=num_frames,
+        every=every,
+        mel_seconds=start,
+    )
+
+
+def score_real(judge: SyncJudge, clips: Sequence[Clip], *, max_frames: int = 250) -> SyncSummary:
+    """Sync of prepared clips as they are: real footage, or prepared outputs of `lipsmith sync`."""
+    scores = []
+    for clip in clips:
+        count = min(len(clip), max_frames)
+        if count < EXPERT_FRAMES:
+            continue
+        faces = lower_half(_network_faces(clip.faces(0, count)))
+        scores.append((score_clip(judge, faces, clip.windows()[: count - EXPERT_FRAMES + 1]), clip))
+    return summarise([score for score, _ in scores], [clip.record.speaker for _, clip in scores])
+
+
+def load_clips(data: Path, recipe: Path, split: Split = "test") -> list[Clip]:
+    """The clips of folder `data` that `recipe` holds out as `split`, their offsets corrected as it says."""
+    from lipsmith.training.recipe import load_recipe
+
+    return load_split(data, load_recipe(recipe).data.selection(), split)
+
+
+def open_judge(path: Path) -> SyncJudge:
+    """The expert of a run folder, or of its weights file, frozen and in evaluation mode."""
+    from lipsmith.training.expert import load_expert
+
+    return load_expert(path)
+
+
+def open_generator(model: str, *, runtime: str = "openvino") -> tuple[FaceGenerator, Fraction]:
+    """A generator and how much earlier than its frame its window of sound begins.
+
+    Args:
+        model: the name of weights, a weights folder, a checkpoint file, or the run folder of a training (its
+            best weights) or a weights file in one.
+        runtime: which runtime weights folders are run by; trainings are run by PyTorch.
+    """
+    path = Path(model).expanduser()
+    if (path / "best.safetensors").is_file():
+        path = path / "best.safetensors"
+    if path.is_file() and path.suffix == ".safetensors":
+        trained = _TrainedGenerator.open(path)
+        if trained is not None:
+            return trained, trained.lead_seconds
+    from lipsmith.runtime.base import resolve_runtime
+    from lipsmith.weights import resolve
+
+    card, folder = resolve(model)
+    if card.kind != "generator":
+        raise WeightsError(f"{model} is a {card.kind}, not a generator.")
+    return resolve_runtime(runtime, folder), card.window_lead_seconds
+
+
+class _TrainedGenerator:
+    """Weights of a training run, which say themselves what they are."""
+
+    _BATCH = 16
+
+    def __init__(self, path: Path, metadata: dict[str, str]) -> None:
+        from safetensors.torch import load_file
+
+        from lipsmith.models.wav2lip import Wav2Lip
+
+        self.face_size = int(metadata["face_size"])
+        self.lead_seconds = Fraction(metadata["lead_seconds"])
+        self._network = Wav2Lip(float(metadata["width"]), self.face_size)
+        self._network.load_state_dict(load_file(path))
+        self._network.eval()
+
+    @classmethod
+    def open(cls, path: Path) -> "_TrainedGenerator | None":
+        """None where the file is not from a training of a generator."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+        except (OSError, SafetensorError):
+            return None  # `weights.resolve` says what such a file is
+        return cls(path, metadata) if {"face_size", "width", "lead_seconds"} <= metadata.keys() else None
+
+    def generate(self, mels: FloatArray, faces: FloatArray) -> FloatArray:
+        """See `GeneratorRuntime.generate`."""
+        import torch
+
+        with torch.inference_mode():
+            parts = [
+                self._network(
+                    torch.from_numpy(mels[start : start + self._BATCH]),
+                    torch.from_numpy(faces[start : start + self._BATCH]),
+                )
+                .float()
+                .numpy()
+                for start in range(0, len(mels), self._BATCH)
+            ]
+        return np.concatenate(parts)
+
+
+def _network_faces(images: Faces) -> FloatArray:
+    """(T, S, S, 3) uint8 → (T, 3, S, S) float32, 0–1."""
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32) / np.float32(255)
+
+
+def _pictures(faces: FloatArray) -> Faces:
+    """(T, 3, S, S) 0–1 → (T, S, S, 3) uint8."""
+    return np.clip(np.rint(faces.transpose(0, 2, 3, 1) * 255), 0, 255).astype(np.uint8)
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _percent(interval: Interval) -> str:
+    return f"{100 * interval.value:.1f} % ({100 * interval.low:.1f}–{100 * interval.high:.1f})"
+
+
+def _plain(interval: Interval, digits: int) -> str:
+    return f"{interval.value:.{digits}f} ({interval.low:.{digits}f}–{interval.high:.{digits}f})"
