@@ -103,10 +103,11 @@ def _in_words(measures: Mapping[str, float]) -> str:
 
 
 class Precision(StrEnum):
-    """How the exported generator stores its weights."""
+    """How the exported generator stores its numbers."""
 
     FP32 = "fp32"
     FP16 = "fp16"
+    INT8 = "int8"
 
 
 class Use(StrEnum):
@@ -117,27 +118,36 @@ class Use(StrEnum):
 
 
 def export(
-    checkpoint: Annotated[
-        Path, typer.Argument(help="A checkpoint of a generator: .pth, .pt, .safetensors.", show_default=False)
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SOURCE", help="Run folder of a generator, or a checkpoint file.", show_default=False
+        ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The new weights folder; its name is the weights' name.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The new weights folder; its name is the weights' name.",
+            show_default=False,
+        ),
     ],
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", "-d", help="Prepared clips, to calibrate int8 and to name in the card."),
+    ] = None,
     precision: Annotated[
-        Precision, typer.Option("--precision", help="Numbers of the exported network.")
+        Precision, typer.Option("--precision", help="Numbers of the exported network; int8 is fastest.")
     ] = Precision.FP32,
     audio_lead: AudioLead = None,
-    licence: Annotated[
-        str | None, typer.Option("--licence", help="Licence of the weights, for the card.")
-    ] = None,
-    use: Annotated[
-        Use | None, typer.Option("--use", help="What the training data allows, for the card.")
-    ] = None,
+    licence: Annotated[str | None, typer.Option("--licence", help="Of the weights, for the card.")] = None,
+    use: Annotated[Use | None, typer.Option("--use", help="What the training data allows.")] = None,
     description: Annotated[str | None, typer.Option("--description", help="A sentence for the card.")] = None,
     as_json: JsonReport = False,
 ) -> None:
-    """Export a checkpoint to a weights folder that `sync --model` takes; refused unless the outputs agree."""
-    from lipsmith.weights.checkpoint import import_checkpoint
+    """Make weights for `sync --model` of a training; refused unless they agree with PyTorch."""
+    from lipsmith.training.export import export_weights
 
     stated = {
         "window_lead_seconds": audio_lead,
@@ -145,11 +155,10 @@ def export(
         "use": None if use is None else use.value,
         "description": description,
     }
-    folder = output.absolute()
-    card = import_checkpoint(
-        checkpoint,
-        folder.name,
-        folder.parent,
+    card = export_weights(
+        source,
+        output,
+        data=data,
         precision=precision.value,
         overrides={field: value for field, value in stated.items() if value is not None},
     )
@@ -158,6 +167,6 @@ def export(
     else:
         write_answer(str(output))
     say(
-        f"{card.kind} {card.architecture}, {card.face_size} px, {precision.value}. "
+        f"{card.architecture}, width {card.width:g}, {card.face_size} px, {precision.value}. "
         f"Try it with: lipsmith sync --model {output} …"
     )

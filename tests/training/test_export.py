@@ -1,0 +1,133 @@
+"""A finished run becomes weights whose card says what the recipe and the data say."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lipsmith.data.clips import Clip, ClipRecord, encode_crop, save_clip, stored_size, write_index
+from lipsmith.errors import RecipeError, UsageError, WeightsError
+from lipsmith.faces.crop import DEFAULT_PADDING
+from lipsmith.models.wav2lip import Wav2Lip
+from lipsmith.training.export import calibration_batches, export_weights
+from lipsmith.training.recipe import ExpertRecipe, GeneratorRecipe
+from lipsmith.weights.checkpoint import PUBLISHED_CROP_PADDING
+
+SIZE = 96
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `lipsmith train` leaves of a generator, untrained."""
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(0)
+    save_file(Wav2Lip(width=0.125).state_dict(), folder / "best.safetensors")
+    recipe = GeneratorRecipe.model_validate(
+        {
+            "task": "generator",
+            "name": "small",
+            "steps": 1,
+            "description": "A test's.",
+            "lead_seconds": "1/25",
+            "data": {"validation": ["ada"]},
+        }
+    )
+    (folder / "recipe.json").write_text(recipe.model_dump_json())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six prepared clips of three speakers: smooth noise for faces, noise for sound."""
+    folder = tmp_path_factory.mktemp("prepared")
+    rng = np.random.default_rng(0)
+    side = stored_size(SIZE)
+    records = []
+    for number in range(6):
+        faces = [cv2.resize(rng.integers(0, 256, (8, 8, 3), np.uint8), (side, side)) for _ in range(30)]
+        record = ClipRecord(
+            id=f"clip{number}",
+            source=f"{number}.mp4",
+            speaker=("ada", "grace", "mary")[number % 3],
+            num_frames=30,
+            face_size=SIZE,
+            rate_hz=25.0,
+            face_pixels=90.0,
+            sharpness=1.0,
+            use="open",
+            collection=("kept", "held out")[number % 3 == 0],
+        )
+        times = [Fraction(index, 25) for index in range(30)]
+        mel = rng.uniform(-4, 4, (80, 140)).astype(np.float32)
+        save_clip(Clip(record, [encode_crop(face) for face in faces], times, mel, 0), folder)
+        records.append(record)
+    write_index(folder, records)
+    return folder
+
+
+def test_the_card_says_what_recipe_and_data_say(run_folder: Path, prepared: Path, tmp_path: Path) -> None:
+    card = export_weights(
+        run_folder, tmp_path / "mine", data=prepared, precision="int8", overrides={"licence": "CC-BY-4.0"}
+    )
+    assert (card.name, card.width, card.face_size) == ("mine", 0.125, SIZE)
+    assert (card.window_lead_seconds, card.crop_padding) == (Fraction(1, 25), DEFAULT_PADDING)
+    assert (card.recipe, card.description, card.licence) == ("small", "A test's.", "CC-BY-4.0")
+    assert (card.trained_on, card.use) == (("kept",), "any")
+    assert set(card.files) == {"generator.safetensors", "generator.xml", "generator.bin"}
+    parameters = sum(value.numel() for value in Wav2Lip(width=0.125).parameters())
+    assert (tmp_path / "mine" / "generator.bin").stat().st_size < 1.5 * parameters  # bytes: mostly one each
+
+
+def test_a_plain_checkpoint_is_used_like_the_published_ones(run_folder: Path, tmp_path: Path) -> None:
+    card = export_weights(run_folder / "best.safetensors", tmp_path / "plain")
+    assert (card.window_lead_seconds, card.crop_padding) == (0, PUBLISHED_CROP_PADDING)
+    assert (card.use, card.trained_on) == ("research", ())
+
+
+def test_calibration_shows_what_inference_shows(prepared: Path) -> None:
+    records = [ClipRecord.from_json(line) for line in (prepared / "index.jsonl").read_text().splitlines()]
+    batches = list(calibration_batches(prepared, records, SIZE))
+    assert len(batches) == 6
+    for mels, faces in batches:
+        assert mels.shape == (4, 1, 80, 16) and faces.shape == (4, 6, SIZE, SIZE)
+        assert mels.dtype == faces.dtype == np.float32
+        assert not faces[:, :3, SIZE // 2 :].any()
+        np.testing.assert_array_equal(faces[:, :3, : SIZE // 2], faces[:, 3:, : SIZE // 2])
+        assert 0 < faces.max() <= 1
+    # The second clip hears the first one's sound, the third its own.
+    assert any(np.array_equal(batches[1][0][0], window) for window in batches[0][0])
+    assert not any(np.array_equal(batches[2][0][0], window) for window in batches[1][0])
+
+
+def test_int8_needs_data(run_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="int8"):
+        export_weights(run_folder, tmp_path / "mine", precision="int8")
+    assert not list(tmp_path.iterdir())
+
+
+def test_faces_of_another_size(run_folder: Path, prepared: Path) -> None:
+    records = [ClipRecord.from_json((prepared / "index.jsonl").read_text().splitlines()[0])]
+    with pytest.raises(UsageError, match="--face-size 128"):
+        next(calibration_batches(prepared, records, 128))
+
+
+def test_an_expert_is_not_exported(tmp_path: Path) -> None:
+    recipe = ExpertRecipe.model_validate({"task": "expert", "name": "e", "steps": 1})
+    (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
+    with pytest.raises(RecipeError, match="only generators"):
+        export_weights(tmp_path, tmp_path / "mine")
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="not the folder of a training"):
+        export_weights(tmp_path, tmp_path / "mine")
+
+
+def test_a_name_that_is_taken(run_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(WeightsError, match="exists already"):
+        export_weights(run_folder, tmp_path / "mine")
