@@ -14,6 +14,7 @@ CORNERS = {(0, 0): 1, (0, 3): 0, (3, 0): 0, (3, 3): 0}
 BITS = [(row, column) for row in range(GRID) for column in range(GRID) if (row, column) not in CORNERS]
 BEEP_HZ = 1000
 BEEP_SECONDS = 0.05
+TICKS_HZ = 90_000  # of variable frame times
 DARK, BRIGHT = 40, 200
 
 
@@ -89,7 +90,9 @@ def make_clip(
         kinds = ["video"] * bool(num_frames) + ["sound"] * (sound_seconds is not None)
         for kind in reversed(kinds) if sound_first else kinds:
             if kind == "video":
-                streams[kind] = _add_video(container, codec, rate, width, height, pixel_format, rotation)
+                streams[kind] = _add_video(
+                    container, codec, rate, times, width, height, pixel_format, rotation
+                )
             else:
                 streams[kind] = container.add_stream(sound_codec, rate=sound_rate, layout=sound_layout)
         container.start_encoding()  # the header is there even when no packet follows
@@ -114,12 +117,12 @@ def truncate(path: Path, share: float) -> Path:
     return path
 
 
-def _add_video(container, codec, rate, width, height, pixel_format, rotation):  # type: ignore[no-untyped-def]
+def _add_video(container, codec, rate, times, width, height, pixel_format, rotation):  # type: ignore[no-untyped-def]
     stream = container.add_stream(codec, rate=rate)
     if rotation in (90, 270):
         width, height = height, width
     stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
-    stream.codec_context.time_base = Fraction(1, 90_000)
+    stream.codec_context.time_base = Fraction(1, TICKS_HZ) if times else 1 / rate
     if rotation:
         stream.set_display_rotation(-rotation)  # PyAV counts counter-clockwise
     return stream
@@ -130,8 +133,9 @@ def _video_packets(stream, num_frames, rate, times, width, height, rotation):  #
         image = np.rot90(numbered_image(number, width, height), rotation // 90)
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="bgr24")
         time = times[number] if times else number / rate
-        frame.pts, frame.time_base = round(time * 90_000), Fraction(1, 90_000)
-        frame.duration = round(90_000 / rate)
+        time_base = stream.codec_context.time_base
+        frame.pts, frame.time_base = round(time / time_base), time_base
+        frame.duration = round(1 / rate / time_base)
         yield from stream.encode(frame)
     yield from stream.encode(None)
 

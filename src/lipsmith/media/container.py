@@ -5,11 +5,12 @@ Times here are `Fraction` seconds on the container's own clock.
 
 import logging
 import os
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import av
 import av.error
@@ -170,21 +171,29 @@ def decode(
     others = [s for s in (*container.streams.video, *container.streams.audio) if s.time_base]
     num_frames = num_damaged = 0
     end = Fraction(0)
+    # An AVI numbers its packets in the order of decoding and says nothing of the order of presentation, which FFmpeg
+    # then gets wrong. The n-th frame shown is due when the n-th packet is.
+    unordered = kind == "picture" and container.format.name == "avi"
+    due: deque[int] = deque()
     try:
         for packet in container.demux(others):
             if packet.pts is not None:
                 end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
             if packet.stream.index != stream.index:  # (`stream_index` is 0 in all last packets)
                 continue
+            if unordered and packet.dts is not None and packet.size:
+                due.append(packet.dts)
             try:
-                frames = packet.decode()
+                frames = cast("list[Frames]", packet.decode())
             except av.error.FFmpegError as error:
                 num_damaged += 1
                 logger.warning("%s: a damaged packet of the %s at %.2f s: %s", path, kind, float(end), error)
                 continue
             for frame in frames:
                 num_frames += 1
-                yield frame  # type: ignore[misc]
+                if unordered:
+                    frame.pts = due.popleft() if due else None
+                yield frame
     except av.error.FFmpegError as error:
         raise InputError(_cut_short(path, end)) from error
     if num_frames == 0:
@@ -198,8 +207,7 @@ def decode(
 
 def stamp(frame: Frames) -> Fraction | None:
     """When a decoded frame is due, in seconds on the container's clock; None where the file does not say."""
-    ticks = frame.pts if frame.pts is not None else frame.dts
-    return None if ticks is None or frame.time_base is None else ticks * frame.time_base
+    return None if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
 
 
 def _require_declared_end(container: InputContainer, end: Fraction, path: Path) -> None:

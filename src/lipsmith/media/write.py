@@ -233,6 +233,8 @@ class VideoWriter:
         settings = {quality: str(options.quality), "preset": options.preset, **options.extra}
         if variable_rate is not False and options.codec in _B_FRAME_ENCODERS:
             settings.setdefault("bf", "0")
+        if options.codec == "libx265":  # it writes to the terminal by itself
+            settings["x265-params"] = ":".join(filter(None, ("log-level=none", settings.get("x265-params"))))
         try:
             if av.Codec(options.codec, "w").type != "video":
                 raise unavailable
