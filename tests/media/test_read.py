@@ -196,6 +196,18 @@ def test_doubled_stamps_increase_and_leave_later_frames_alone() -> None:
     assert times == [0, Fraction(1, 25), Fraction(3, 50), Fraction(2, 25), Fraction(3, 25)]
 
 
+def test_a_clock_that_jumps_far_ahead_goes_on() -> None:
+    assert place([Fraction(0), Fraction(500), Fraction(10_000)]) == [0, 500, 500 + Fraction(1, 25)]
+
+
+def test_tags_of_another_encoding_do_not_matter(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", num_frames=3)
+    data = clip.read_bytes()
+    assert data.count(b"VideoHandler") == 1
+    clip.write_bytes(data.replace(b"VideoHandler", b"Vid\xe9oHandler"))
+    assert numbers_and_times(clip)[0] == [0, 1, 2]
+
+
 def test_a_restarted_clock_goes_on() -> None:
     times = place([Fraction(0), Fraction(100), Fraction(0), Fraction(1, 25)])
     assert times == [0, 100, 100 + Fraction(1, 25), 100 + Fraction(2, 25)]

@@ -37,6 +37,9 @@ _UNSPECIFIED_MATRIX, _BT709, _BT601 = 2, 1, 5  # FFmpeg's scaler numbers the mat
 _ROUNDED = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP | Interpolation.FULL_CHR_H_INT
 TO_BGR, FROM_BGR = int(Interpolation.BILINEAR | _ROUNDED), int(Interpolation.AREA | _ROUNDED)
 
+# A clock that jumps back by more than the first, or on by more than the second, is broken or was restarted (files
+# joined end to end): what follows is taken to follow at once.
+MOST_BACK_SECONDS, MOST_ON_SECONDS = Fraction(1), Fraction(600)
 _LEAST_MISSING_SECONDS = Fraction(1)  # declared durations are often off by some frames; a cut file lacks more
 
 
@@ -72,7 +75,7 @@ def open_input(path: Path) -> Iterator[InputContainer]:
     try:
         # "file:" keeps FFmpeg from reading a name such as "a:b.mp4" as something else than a name, and the
         # list keeps a file from making FFmpeg open network addresses.
-        container = av.open(f"file:{path}", options={"protocol_whitelist": "file"})
+        container = av.open(f"file:{path}", options={"protocol_whitelist": "file"}, metadata_errors="replace")
     except av.error.FFmpegError as error:
         raise InputError(_not_media(path)) from error
     with container:
@@ -223,7 +226,7 @@ def _fits(entry: "av.index.IndexEntry", num_bytes: int) -> bool:
 
 
 def _cut_short(path: Path, time: Fraction) -> str:
-    return f"{path} is cut short: its data ends at {float(time):.2f} s. Copy or download it again."
+    return f"{path} is cut short: its data ends at {max(float(time), 0):.2f} s. Copy or download it again."
 
 
 def _has_whole_index(path: Path) -> bool:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from lipsmith.errors import InputError
 from lipsmith.media.container import (
+    MOST_BACK_SECONDS,
+    MOST_ON_SECONDS,
     Clip,
     decode,
     is_still_image,
@@ -23,7 +25,7 @@ from lipsmith.media.container import (
 )
 from lipsmith.media.images import read_image
 from lipsmith.media.probe import apply_turn, display_turn, stream_rate
-from lipsmith.media.sound import RESTART_SECONDS, sound_blocks
+from lipsmith.media.sound import sound_blocks
 from lipsmith.timebase import SAMPLE_RATE_HZ
 
 logger = logging.getLogger(__name__)
@@ -127,8 +129,8 @@ class _Timeline:
             self._origin, self._last = stamp or Fraction(0), Fraction(0)
             return self._last
         time = self._last + self._step if stamp is None else stamp - self._origin
-        if time < self._last - RESTART_SECONDS:  # the clock was restarted: go on one frame later
-            logger.warning("the picture's clock restarts at %.2f s", float(self._last))
+        if not -MOST_BACK_SECONDS <= time - self._last <= MOST_ON_SECONDS:
+            logger.warning("the picture's clock jumps at %.2f s", float(self._last))
             self._origin -= self._last + self._step - time
             time = self._last + self._step
         elif time <= self._last:

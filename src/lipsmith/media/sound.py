@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from lipsmith.errors import InputError
 from lipsmith.media.container import (
+    MOST_BACK_SECONDS,
+    MOST_ON_SECONDS,
     Clip,
     Frames,
     audio_stream,
@@ -28,8 +30,6 @@ logger = logging.getLogger(__name__)
 
 # Time stamps in whole milliseconds jitter by less; a lost packet of any usual codec is at least half of it.
 GAP_SECONDS = Fraction(1, 25)
-# A clock that jumps back by more than this was restarted (files joined end to end): the sound just goes on.
-RESTART_SECONDS = Fraction(1)
 _SILENCE_BLOCK = 1 << 16
 
 
@@ -107,10 +107,11 @@ def _placed(
     for frame in _without_padding(decode(container, stream, path), exact="mp4" in container.format.name):
         time = stamp(frame)
         time = expected if time is None else time + restarts
-        if resampler is not None and time < expected - RESTART_SECONDS:
-            logger.warning("%s: the sound's clock restarts at %.2f s", path, float(expected))
-            restarts += expected - time
-            time = expected
+        due = expected if resampler is not None else origin
+        if due is not None and not -MOST_BACK_SECONDS <= time - due <= MOST_ON_SECONDS:
+            logger.warning("%s: the sound's clock jumps at %.2f s", path, float(due))
+            restarts += due - time
+            time = due
         this_shape = (frame.format.name, frame.layout.name, frame.sample_rate)
         if resampler is None or this_shape != shape or abs(time - expected) > GAP_SECONDS:
             if resampler is not None:
