@@ -1,7 +1,8 @@
 """Mel-frequency cepstral coefficients as SyncNet (evaluation) hears them: 13 numbers, 100 times a second.
 
 Chung and Zisserman, "Out of time", 2016; the settings are the defaults of the feature extractor they used,
-which works on integer samples: coefficient 0 is the logarithm of the energy and depends on that scale."""
+which works on integer samples: coefficient 0 is the logarithm of the energy and depends on that scale.
+"""
 
 from functools import cache
 

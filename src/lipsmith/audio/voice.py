@@ -1,0 +1,51 @@
+"""Where somebody speaks: voice activity from the mel that the networks hear anyway."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsmith.timebase import MEL_RATE_HZ
+
+FloatArray = NDArray[np.float32]
+
+_SPEECH_BANDS = slice(3, 55)  # about 150 to 3500 Hz, where voices carry
+_ABSOLUTE_FLOOR = -2.6  # mel units; about -82 dB full scale per band: digital silence and dither lie below
+_ABOVE_NOISE = 0.9  # mel units over the recording's own noise; 11 dB
+_BELOW_SPEECH = 3.2  # mel units under the recording's loud speech; 40 dB
+_HANGOVER_SECONDS = 0.15  # speech does not end with its last loud column
+_SHORTEST_SECONDS = 0.05  # a click is not speech
+
+
+def speech_activity(mel: FloatArray) -> FloatArray:
+    """1 where the sound is speech and 0 where it is not, per column of `mel` (80, n): float32 (n,).
+
+    A column is active when its level in the voice bands stands out from the recording's own noise floor and is not
+    far below its loud speech; activity shorter than 50 ms is dropped, and every stretch is widened by 150 ms on both
+    sides, so that soft onsets and endings keep their sound. A sound that is silent throughout has no activity.
+    """
+    if mel.shape[1] == 0:
+        return np.zeros(0, np.float32)
+    level = np.sort(mel[_SPEECH_BANDS], axis=0)[-13:].mean(axis=0)  # the loudest quarter of the voice bands
+    noise, speech = np.quantile(level, 0.05), np.quantile(level, 0.95)
+    # In a sound without pauses the quietest twentieth is speech as well: then "40 dB below" decides.
+    threshold = max(_ABSOLUTE_FLOOR, min(noise + _ABOVE_NOISE, speech - _ABOVE_NOISE), speech - _BELOW_SPEECH)
+    active = level > threshold
+    active = _opened(active, round(_SHORTEST_SECONDS * MEL_RATE_HZ))
+    return _widened(active, round(_HANGOVER_SECONDS * MEL_RATE_HZ)).astype(np.float32)
+
+
+def _widened(active: NDArray[np.bool_], columns: int) -> NDArray[np.bool_]:
+    return (
+        np.convolve(active, np.ones(2 * columns + 1), mode="same")[: len(active)] > 0.5
+        if active.any()
+        else active
+    )
+
+
+def _opened(active: NDArray[np.bool_], columns: int) -> NDArray[np.bool_]:
+    """Without the stretches that are shorter than `columns`."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], active.astype(np.int8), [0]])))
+    kept = np.zeros_like(active)
+    for start, stop in zip(edges[::2], edges[1::2], strict=True):
+        if stop - start >= columns:
+            kept[start:stop] = True
+    return kept

@@ -1,0 +1,52 @@
+"""The 16 mel columns that a frame hears, cut from a whole mel.
+
+`lipsmith.timebase.window_start` says where a frame's window begins; here it is cut.
+"""
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsmith.audio.mel import SILENCE
+from lipsmith.timebase import NUM_MELS, WINDOW_COLUMNS, frame_time, window_start
+
+FloatArray = NDArray[np.float32]
+
+
+def window_mel(mel: FloatArray, start: int) -> FloatArray:
+    """Columns `start` … `start + 15` of `mel` (80, n), as (80, 16).
+
+    What lies before the first column or behind the last one is silence, so that a frame near an end hears its own
+    moment; the published code pulls the last window back instead and stops about three frames early.
+    """
+    stop = start + WINDOW_COLUMNS
+    if start >= 0 and stop <= mel.shape[1]:
+        return mel[:, start:stop]
+    window = np.full((NUM_MELS, WINDOW_COLUMNS), SILENCE, np.float32)
+    first, last = max(start, 0), min(stop, mel.shape[1])
+    if first < last:
+        window[:, first - start : last - start] = mel[:, first:last]
+    return window
+
+
+def published_starts(num_columns: int, rate_hz: Fraction) -> list[int]:
+    """First columns of all frames that the published inference makes of a mel of `num_columns`.
+
+    The rule is `window_start`, except at the end: the first window that would run over it is pulled back to fit and is
+    the last, so that the video ends about three frames before the sound. Kept for comparisons with published results;
+    Lipsmith itself goes on to the end (see `window_mel`). At least 16 columns are needed.
+    """
+    starts: list[int] = []
+    while (start := window_start(frame_time(len(starts), rate_hz))) + WINDOW_COLUMNS <= num_columns:
+        starts.append(start)
+    return [*starts, num_columns - WINDOW_COLUMNS]
+
+
+def window_batch(mel: FloatArray, starts: Sequence[int]) -> FloatArray:
+    """The windows that begin at `starts`, as the networks take them: float32 (len(starts), 1, 80, 16)."""
+    batch = np.empty((len(starts), 1, NUM_MELS, WINDOW_COLUMNS), np.float32)
+    for row, start in enumerate(starts):
+        batch[row, 0] = window_mel(mel, start)
+    return batch
