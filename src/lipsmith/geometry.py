@@ -102,6 +102,11 @@ class Crop:
         """Pixels of the frame from top to bottom."""
         return self.bottom - self.top
 
+    @property
+    def box(self) -> Box:
+        """The rectangle in the frame."""
+        return Box(self.left, self.top, self.right, self.bottom)
+
     def source(self, image: Image) -> Image:
         """The rectangle's own pixels, height × width × 3, edge pixels repeated where it hangs over the frame."""
         rows, columns = image.shape[:2]

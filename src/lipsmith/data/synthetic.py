@@ -29,6 +29,7 @@ from lipsmith.geometry import Box, Image
 from lipsmith.timebase import SAMPLE_RATE_HZ, TRAINING_RATE_HZ, num_samples
 
 if TYPE_CHECKING:
+    from lipsmith.data.clips import ClipRecord
     from lipsmith.faces.detect import Detection
 
 Track = NDArray[np.float64]
@@ -283,6 +284,59 @@ def write_video(
             for index, frame in enumerate(frames):
                 writer.write(frame, Fraction(index) / performance.rate)
     return performance
+
+
+def prepare_synthetic(
+    folder: Path,
+    *,
+    num_speakers: int,
+    clips_per_speaker: int = 2,
+    seconds: float = 2.4,
+    face_size: int = 96,
+    conditions: Conditions = Conditions(),
+) -> list["ClipRecord"]:
+    """Write a prepared folder of drawn people, as `lipsmith prepare` would of their videos: no detector is
+    asked.
+
+    Speaker k is `SyntheticSpeaker(k)` and called `drawn_k`; her clip number c says what seed
+    `k * clips_per_speaker + c` invents.
+
+    Returns:
+        The records of the index.
+    """
+    from lipsmith.audio.mel import mel_spectrogram
+    from lipsmith.data.clips import Clip, ClipRecord, encode_crop, save_clip, stored_size, write_index
+
+    records = []
+    side = stored_size(face_size)
+    margin = (side - face_size) / 2
+    box = Box(margin, margin, side - margin, side - margin)
+    for number in range(num_speakers):
+        speaker = SyntheticSpeaker(number)
+        for seed in range(number * clips_per_speaker, (number + 1) * clips_per_speaker):
+            performance = perform(speaker, seconds, seed, conditions=conditions)
+            frames = draw_frames(
+                speaker, performance, seed, width=side, height=side, box=box, conditions=conditions
+            )
+            record = ClipRecord(
+                id=f"drawn_{number}_{seed}",
+                source=f"drawn_{number}/{seed}.mp4",
+                speaker=f"drawn_{number}",
+                num_frames=len(frames),
+                face_size=face_size,
+                rate_hz=float(performance.rate),
+                face_pixels=float(face_size),
+                sharpness=0.0,
+                licence="Apache-2.0",
+                use="open",
+                collection="drawn",
+            )
+            times = [Fraction(i) / performance.rate for i in range(len(frames))]
+            crops = [encode_crop(frame) for frame in frames]
+            save_clip(Clip(record, crops, times, mel_spectrogram(performance.samples), 0), folder)
+            records.append(record)
+    write_index(folder, records)
+    return records
 
 
 def write_wav(path: Path, samples: NDArray[np.float32]) -> None:

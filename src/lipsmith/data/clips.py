@@ -1,0 +1,213 @@
+"""Prepared clips: face crops, mel and exact times of one track of one video, and the index over a folder of them.
+
+A prepared folder holds `index.jsonl` (one line per clip, see `ClipRecord`), `dropped.jsonl` (one line per thing left
+out, with the reason) and `clips/<id>.npz`. Crops are stored as JPEG, with a margin around the face box so that training
+can shift and scale the crop; `core` says which part of a stored crop is the face crop of inference.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsmith.audio.windows import window_batch
+from lipsmith.errors import DataError
+from lipsmith.geometry import resize
+from lipsmith.timebase import MEL_RATE_HZ, window_start
+
+INDEX_NAME = "index.jsonl"
+DROPPED_NAME = "dropped.jsonl"
+MARGIN_SHARE = Fraction(1, 6)  # of the face crop's side, stored on each side of it
+_JPEG_QUALITY = 95
+
+
+def stored_size(face_size: int) -> int:
+    """Side of a stored crop in pixels: the face crop and its margins."""
+    return face_size + 2 * round(face_size * MARGIN_SHARE)
+
+
+@dataclass(frozen=True)
+class ClipRecord:
+    """One line of the index: where a clip comes from, what may be done with it, and its measures."""
+
+    id: str
+    source: str  # the video, relative to the input folder
+    speaker: str
+    num_frames: int
+    face_size: int
+    rate_hz: float  # of the source
+    face_pixels: float  # median side of the face in the source
+    sharpness: float  # median variance of the Laplacian of the face crop's luma
+    licence: str = "unknown"
+    use: str = "unknown"
+    collection: str = ""  # the corpus or folder that the clip belongs to
+    origin: str = ""
+    offset_seconds: float = (
+        0.0  # added to a frame's time before its sound is looked up (measured by the expert)
+    )
+    offset_confidence: float | None = None
+
+    @classmethod
+    def from_json(cls, line: str) -> "ClipRecord":
+        """The record in a line of the index; fields of later versions are passed over."""
+        known = {f.name for f in fields(cls)}
+        return cls(**{name: value for name, value in json.loads(line).items() if name in known})
+
+    def to_json(self) -> str:
+        """The line of the index."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+
+@dataclass
+class Clip:
+    """A prepared clip in memory.
+
+    Attributes:
+        record: Its line of the index.
+        jpegs: One JPEG per frame, `stored_size` pixels a side, BGR when decoded by OpenCV.
+        times: Seconds of each frame on the video's clock, exact.
+        mel: float32 (80, n); its column 0 is column `mel_first` of the video's mel.
+        thumbnails: Small pictures of upper halves that were asked for, by frame.
+    """
+
+    record: ClipRecord
+    jpegs: list[NDArray[np.uint8]]
+    times: list[Fraction]
+    mel: NDArray[np.float32]
+    mel_first: int
+    thumbnails: dict[int, NDArray[np.uint8]] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.jpegs)
+
+    @property
+    def core(self) -> slice:
+        """Rows (and columns) of a stored crop that inference would see."""
+        margin = (stored_size(self.record.face_size) - self.record.face_size) // 2
+        return slice(margin, margin + self.record.face_size)
+
+    def stored(self, first: int, count: int) -> NDArray[np.uint8]:
+        """`count` stored crops from frame `first` on, uint8 (count, side, side, 3), BGR."""
+        return np.stack([decode_crop(jpeg) for jpeg in self.jpegs[first : first + count]])
+
+    def faces(self, first: int = 0, count: int | None = None) -> NDArray[np.uint8]:
+        """Face crops as inference sees them, uint8 (count, S, S, 3), BGR."""
+        count = len(self) - first if count is None else count
+        return self.stored(first, count)[:, self.core, self.core]
+
+    def upper_thumbnail(self, frame: int) -> NDArray[np.float32]:
+        """The upper half of a stored crop, 24 × 12 grey: pose without mouth, for comparing frames."""
+        if frame not in self.thumbnails:
+            grey = decode_crop(self.jpegs[frame], cv2.IMREAD_REDUCED_GRAYSCALE_2)
+            self.thumbnails[frame] = resize(grey[: grey.shape[0] // 2], 24, 12)
+        return self.thumbnails[frame].astype(np.float32)
+
+    def starts(self, lead_seconds: Fraction = Fraction(0), shift_seconds: float = 0.0) -> list[int]:
+        """First column in `mel` that each frame hears; see `lipsmith.timebase.window_start`."""
+        offset = Fraction(self.record.offset_seconds + shift_seconds).limit_denominator(10_000)
+        return [window_start(time + offset, lead_seconds) - self.mel_first for time in self.times]
+
+    def windows(
+        self, lead_seconds: Fraction = Fraction(0), shift_seconds: float = 0.0
+    ) -> NDArray[np.float32]:
+        """What each frame hears, float32 (T, 1, 80, 16)."""
+        return window_batch(self.mel, self.starts(lead_seconds, shift_seconds))
+
+
+def save_clip(clip: Clip, folder: Path) -> Path:
+    """Write `clip` under `folder`/clips, whole or not at all."""
+    path = folder / "clips" / f"{clip.record.id}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    lengths = np.array([len(jpeg) for jpeg in clip.jpegs], np.int64)
+    with partial.open("wb") as file:
+        np.savez(
+            file,
+            jpegs=np.concatenate(clip.jpegs),
+            lengths=lengths,
+            time_numerators=np.array([t.numerator for t in clip.times], np.int64),
+            time_denominators=np.array([t.denominator for t in clip.times], np.int64),
+            mel=clip.mel,
+            mel_first=np.int64(clip.mel_first),
+        )
+    os.replace(partial, path)  # noqa: PTH105
+    return path
+
+
+def load_clip(record: ClipRecord, folder: Path) -> Clip:
+    """Read the clip of `record`; raises `DataError` when its file is missing or damaged."""
+    path = folder / "clips" / f"{record.id}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            joined, lengths = file["jpegs"], file["lengths"]
+            numerators, denominators = file["time_numerators"], file["time_denominators"]
+            mel, mel_first = file["mel"], int(file["mel_first"])
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise DataError(
+            f"The prepared clip {path} cannot be read ({error}). Run `lipsmith prepare` again."
+        ) from error
+    jpegs = np.split(joined, np.cumsum(lengths)[:-1])
+    times = [Fraction(int(n), int(d)) for n, d in zip(numerators, denominators, strict=True)]
+    return Clip(record, jpegs, times, mel, mel_first)
+
+
+def encode_crop(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """One stored crop as JPEG bytes."""
+    return cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].ravel()
+
+
+def decode_crop(jpeg: NDArray[np.uint8], flags: int = cv2.IMREAD_COLOR) -> NDArray[np.uint8]:
+    """The picture in JPEG bytes, as OpenCV's `flags` ask; `DataError` when it is damaged."""
+    picture = cv2.imdecode(jpeg, flags)
+    if picture is None:
+        raise DataError(
+            "A crop of a prepared clip is damaged. Run `lipsmith prepare` again into a new folder."
+        )
+    return picture.astype(np.uint8, copy=False)
+
+
+def mel_slice(mel: NDArray[np.float32], times: Sequence[Fraction]) -> tuple[NDArray[np.float32], int]:
+    """What frames at `times` can hear of a video's `mel` with offsets up to half a second, and its first column."""
+    reach = MEL_RATE_HZ // 2
+    first = max(0, window_start(times[0]) - reach)
+    last = window_start(times[-1]) + 2 * reach
+    return np.ascontiguousarray(mel[:, first:last]), first
+
+
+def read_index(folder: Path) -> list[ClipRecord]:
+    """All records of a prepared folder; raises `DataError` when there is no index or it is empty."""
+    path = folder / INDEX_NAME
+    if not path.is_file():
+        raise DataError(
+            f"{folder} holds no {INDEX_NAME}. Make it with `lipsmith prepare VIDEOS --output {folder}`."
+        )
+    records = [ClipRecord.from_json(line) for line in path.read_text().splitlines() if line.strip()]
+    if not records:
+        raise DataError(
+            f"{path} lists no clip: nothing usable was found when it was prepared; see {DROPPED_NAME}."
+        )
+    return records
+
+
+def write_index(folder: Path, records: Iterable[ClipRecord]) -> None:
+    """Replace the index of a prepared folder, whole or not at all."""
+    partial = folder / f".{INDEX_NAME}.partial"
+    partial.write_text("".join(f"{record.to_json()}\n" for record in records))
+    os.replace(partial, folder / INDEX_NAME)  # noqa: PTH105
+
+
+def dropped_counts(folder: Path) -> dict[str, int]:
+    """How often each reason stands in a prepared folder's list of what was left out."""
+    path = folder / DROPPED_NAME
+    counts: dict[str, int] = {}
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        reason: dict[str, Any] = json.loads(line)
+        counts[reason["reason"]] = counts.get(reason["reason"], 0) + 1
+    return counts

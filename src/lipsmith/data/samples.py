@@ -1,0 +1,294 @@
+"""Prepared clips → training batches: which clips, which frames, which references, which sound.
+
+Every batch is a pure function of (data, seed, step), so that a resumed training sees what an uninterrupted one would.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsmith.audio.mel import SILENCE
+from lipsmith.audio.windows import window_batch
+from lipsmith.data.augment import (
+    CropMotion,
+    FaceAugmentation,
+    SoundAugmentation,
+    change_sound,
+    draw_motion,
+    move_crop,
+    recolour,
+    roughen,
+)
+from lipsmith.data.clips import Clip, ClipRecord, load_clip, read_index, stored_size
+from lipsmith.errors import DataError
+from lipsmith.timebase import NUM_MELS, WINDOW_COLUMNS
+
+FloatArray = NDArray[np.float32]
+Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class DataSelection:
+    """Which clips of a prepared folder serve for what.
+
+    Attributes:
+        uses: Permitted values of a clip's `use`; empty for all.
+        leave_out: Sources whose name contains one of these are not used.
+        validation: Speakers held out for choosing when to stop.
+        test: Speakers held out for the numbers in the card.
+        crowds: Speaker names that stand for many unknown people → how many; they count as that many in sampling and
+            are never held out.
+        max_offset_seconds: A clip whose measured offset is larger is dropped.
+        min_offset_confidence: A clip whose offset was measured with less confidence keeps offset 0.
+    """
+
+    uses: tuple[str, ...] = ()
+    leave_out: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+    crowds: tuple[tuple[str, int], ...] = ()
+    max_offset_seconds: float = 0.3
+    min_offset_confidence: float = 0.0
+
+    def split_of(self, record: ClipRecord) -> Split | None:
+        """The part that `record` belongs to, None when it is not used."""
+        if self.uses and record.use not in self.uses:
+            return None
+        if any(part in record.source for part in self.leave_out):
+            return None
+        if record.speaker in self.validation:
+            return "validation"
+        if record.speaker in self.test:
+            return "test"
+        return "train"
+
+    def corrected(self, record: ClipRecord) -> ClipRecord | None:
+        """`record` with the offset to be used, or None when the offset is too large to trust the clip."""
+        if record.offset_confidence is None or record.offset_confidence < self.min_offset_confidence:
+            return replace(record, offset_seconds=0.0)
+        return None if abs(record.offset_seconds) > self.max_offset_seconds else record
+
+
+def load_split(folder: Path, selection: DataSelection, split: Split) -> list[Clip]:
+    """The clips of one split; `DataError` when there is none."""
+    clips = []
+    for record in read_index(folder):
+        if selection.split_of(record) == split and (kept := selection.corrected(record)) is not None:
+            clips.append(load_clip(kept, folder))
+    if not clips:
+        raise DataError(f"No clip of {folder} belongs to the {split} split: look at `data` in the recipe.")
+    return clips
+
+
+class ClipSampler:
+    """Draws clips so that speakers with much footage do not drown the others (weight: square root of its length)."""
+
+    def __init__(self, clips: Sequence[Clip], crowds: Sequence[tuple[str, int]] = ()) -> None:
+        self.clips = list(clips)
+        sizes = dict(crowds)
+        totals: dict[str, int] = {}
+        for clip in clips:
+            totals[clip.record.speaker] = totals.get(clip.record.speaker, 0) + len(clip)
+        self._weights = np.array(
+            [len(c) * np.sqrt(sizes.get(c.record.speaker, 1) / totals[c.record.speaker]) for c in clips]
+        )
+        self._lengths = np.array([len(c) for c in clips])
+
+    def draw(self, rng: np.random.Generator, count: int, min_frames: int) -> list[Clip]:
+        """`count` different clips (as far as there are as many) of at least `min_frames` frames."""
+        usable = np.flatnonzero(self._lengths >= min_frames)
+        if not len(usable):
+            raise DataError(f"No training clip has the {min_frames} frames that the recipe asks for.")
+        weights = self._weights[usable] / self._weights[usable].sum()
+        chosen = rng.choice(usable, count, replace=len(usable) < count, p=weights)
+        return [self.clips[i] for i in chosen]
+
+
+def _unit(faces: NDArray[np.uint8]) -> FloatArray:
+    """uint8 → float32, 0 to 1."""
+    return np.multiply(faces, np.float32(1 / 255), dtype=np.float32)
+
+
+def _channels_first(faces: FloatArray) -> FloatArray:
+    """(T, S, S, 3) → (T, 3, S, S)."""
+    return np.ascontiguousarray(faces.transpose(0, 3, 1, 2))
+
+
+@dataclass(frozen=True)
+class ExpertBatch:
+    """Stretches of faces and the sound of each of their windows.
+
+    Attributes:
+        lower_halves: float32 (B, T, 3, S/2, S), BGR 0–1.
+        windows: float32 (B, T − 4, 1, 80, 16), the sound of the window that begins at each frame.
+    """
+
+    lower_halves: FloatArray
+    windows: FloatArray
+
+
+def expert_batch(
+    sampler: ClipSampler,
+    rng: np.random.Generator,
+    *,
+    num_clips: int,
+    num_frames: int,
+    faces: FaceAugmentation,
+    sound: SoundAugmentation,
+    pool: ThreadPoolExecutor | None = None,
+) -> ExpertBatch:
+    """Draw `num_clips` contiguous stretches of `num_frames` frames, augmented."""
+    clips = sampler.draw(rng, num_clips, num_frames)
+    seeds = rng.integers(0, 2**63, num_clips)
+
+    def build(job: tuple[Clip, int]) -> tuple[FloatArray, FloatArray]:
+        clip, seed = job
+        own = np.random.default_rng(seed)
+        first = int(own.integers(0, len(clip) - num_frames + 1))
+        size = clip.record.face_size
+        motion = draw_motion(own, stored_size(size), size, faces)
+        crops = np.stack([move_crop(image, motion, size) for image in clip.stored(first, num_frames)])
+        halves = _unit(crops[:, size // 2 :])
+        halves = roughen(own, recolour(own, halves, faces), faces)
+        mel = change_sound(own, clip.mel, sound)
+        starts = clip.starts()[first : first + num_frames - 4]
+        return _channels_first(halves), window_batch(mel, starts)
+
+    pairs = list((pool.map if pool else map)(build, zip(clips, seeds, strict=True)))
+    return ExpertBatch(np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs]))
+
+
+@dataclass(frozen=True)
+class GeneratorBatch:
+    """What one step of the generator's training needs, B clips of T frames each.
+
+    Attributes:
+        targets: float32 (B, T, 3, S, S): the frames whose lower half is to be repainted.
+        references: float32 (B, T, 3, S, S): other frames of the same clip in a similar pose; for foreign rows the
+            target itself, as at inference.
+        frame_windows: float32 (B, T, 1, 80, 16): what the generator hears at each frame.
+        sync_windows: float32 (B, M, 1, 80, 16): what the expert hears; the first T − 4 belong to the windows of the
+            stretch, the others are other moments of the same sound, at least two frames away from all of them.
+        foreign: bool (B,): the sound is another clip's, so that the target is not the answer.
+    """
+
+    targets: FloatArray
+    references: FloatArray
+    frame_windows: FloatArray
+    sync_windows: FloatArray
+    foreign: NDArray[np.bool_]
+
+
+def generator_batch(
+    sampler: ClipSampler,
+    rng: np.random.Generator,
+    *,
+    num_clips: int,
+    num_frames: int,
+    lead_seconds: Fraction,
+    num_negatives: int,
+    foreign_share: float,
+    silence_share: float,
+    least_reference_distance: int,
+    num_reference_candidates: int,
+    faces: FaceAugmentation,
+    sound: SoundAugmentation,
+    pool: ThreadPoolExecutor | None = None,
+) -> GeneratorBatch:
+    """Draw a batch. The references of a stretch are a stretch too (paper, 3.4.2), chosen among a few candidates at
+    least `least_reference_distance` frames away as the one most like the target in the visible upper half: alike in
+    pose, not in mouth. `foreign_share` of the rows hear another clip; `silence_share` of the foreign ones hear nothing.
+    """
+    clips = sampler.draw(rng, num_clips, num_frames + least_reference_distance)
+    others = sampler.draw(rng, num_clips, num_frames + least_reference_distance)
+    seeds = rng.integers(0, 2**63, num_clips)
+
+    def build(job: tuple[Clip, Clip, int]) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, bool]:
+        clip, other, seed = job
+        own = np.random.default_rng(seed)
+        size = clip.record.face_size
+        motion = draw_motion(own, stored_size(size), size, faces)
+        first = int(own.integers(0, len(clip) - num_frames + 1))
+        foreign = bool(own.random() < foreign_share) and other is not clip
+        targets = _moved(clip, first, num_frames, motion)
+        if foreign:
+            references = targets
+        else:
+            shift = _reference_shift(
+                own, clip, first, num_frames, least_reference_distance, num_reference_candidates
+            )
+            references = _moved(clip, first + shift, num_frames, motion)
+        both = recolour(own, _unit(np.concatenate([targets, references])), faces)
+        speech, start = (
+            (other, int(own.integers(0, len(other) - num_frames + 1))) if foreign else (clip, first)
+        )
+        mel = change_sound(own, speech.mel, sound)
+        if foreign and own.random() < silence_share:
+            mel = np.full_like(mel, SILENCE)
+        frame_starts = speech.starts(lead_seconds)[start : start + num_frames]
+        frame_windows = window_batch(mel, frame_starts)
+        sync_windows = _sync_windows(own, speech, mel, start, num_frames, num_negatives)
+        return (
+            _channels_first(both[:num_frames]),
+            _channels_first(both[num_frames:]),
+            frame_windows,
+            sync_windows,
+            foreign,
+        )
+
+    rows = list((pool.map if pool else map)(build, zip(clips, others, seeds, strict=True)))
+    return GeneratorBatch(
+        np.stack([row[0] for row in rows]),
+        np.stack([row[1] for row in rows]),
+        np.stack([row[2] for row in rows]),
+        np.stack([row[3] for row in rows]),
+        np.array([row[4] for row in rows]),
+    )
+
+
+def _moved(clip: Clip, first: int, count: int, motion: CropMotion) -> NDArray[np.uint8]:
+    size = clip.record.face_size
+    return np.stack([move_crop(image, motion, size) for image in clip.stored(first, count)])
+
+
+def _reference_shift(
+    rng: np.random.Generator, clip: Clip, first: int, count: int, least: int, candidates: int
+) -> int:
+    """Frames from the target stretch to its reference stretch."""
+    shifts = np.arange(-first, len(clip) - count - first + 1)
+    shifts = shifts[np.abs(shifts) >= least]
+    if not len(shifts):
+        # A clip just long enough: the end that is further away.
+        return -first if first >= len(clip) - count - first else len(clip) - count - first
+    drawn = rng.choice(shifts, min(candidates, len(shifts)), replace=False)
+    middle = first + count // 2
+    target = clip.upper_thumbnail(middle)
+    unlike = [float(np.abs(clip.upper_thumbnail(middle + int(shift)) - target).mean()) for shift in drawn]
+    return int(drawn[int(np.argmin(unlike))])
+
+
+def _sync_windows(
+    rng: np.random.Generator, clip: Clip, mel: FloatArray, first: int, count: int, negatives: int
+) -> FloatArray:
+    starts = clip.starts()
+    own = starts[first : first + count - 4]
+    far = [i for i in range(len(starts)) if i < first - 1 or i >= first + count - 4 + 1]
+    if far:
+        chosen = rng.choice(far, negatives, replace=len(far) < negatives)
+        return window_batch(mel, own + [starts[i] for i in chosen])
+    windows = np.full((len(own) + negatives, 1, NUM_MELS, WINDOW_COLUMNS), SILENCE, np.float32)
+    windows[: len(own)] = window_batch(mel, own)
+    return windows
+
+
+def whole_clip(clip: Clip, max_frames: int) -> tuple[FloatArray, FloatArray]:
+    """The middle of `clip` for validation: faces (T, 3, S, S) 0–1 as at inference, and windows (T − 4, 1, 80, 16)."""
+    count = min(len(clip), max_frames)
+    first = (len(clip) - count) // 2
+    return _channels_first(_unit(clip.faces(first, count))), clip.windows()[first : first + count - 4]
