@@ -1,1 +1,52 @@
 """Recipes, losses and loops."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lipsmith.training.run import TrainingReport
+
+
+def train(
+    recipe: Path | str,
+    data: Path | str,
+    output: Path | str,
+    *,
+    expert: Path | str | None = None,
+    initial: Path | str | None = None,
+    resume: bool = False,
+    on_progress: "Callable[[int, int, dict[str, float]], None] | None" = None,
+) -> "TrainingReport":
+    """Train what a recipe describes on prepared clips.
+
+    Args:
+        recipe: YAML file, see `recipes/` and `lipsmith.training.recipe`.
+        data: Folder written by `lipsmith prepare`.
+        output: Run folder: `checkpoint.pt`, `best.safetensors`, `log.jsonl`, `recipe.json`.
+        expert: For a generator, the trained expert (run folder or weights file); overrides the recipe's.
+        initial: For a generator, weights to start from (run folder or weights file), as made by an earlier stage.
+        resume: Go on with the run in `output`.
+        on_progress: Called with (step, steps, latest measures).
+
+    Raises:
+        RecipeError: The recipe is wrong, or needs an expert that was not named.
+        DataError: The prepared folder has nothing for the recipe.
+        OutputError: `output` already holds a run and `resume` is not set.
+    """
+    from lipsmith.training.expert import train_expert
+    from lipsmith.training.generator import train_generator
+    from lipsmith.training.recipe import ExpertRecipe, load_recipe
+
+    loaded = load_recipe(Path(recipe))
+    if isinstance(loaded, ExpertRecipe):
+        return train_expert(loaded, Path(data), Path(output), resume=resume, on_progress=on_progress)
+    return train_generator(
+        loaded,
+        Path(data),
+        Path(output),
+        expert=Path(expert) if expert else None,
+        initial=Path(initial) if initial else None,
+        resume=resume,
+        on_progress=on_progress,
+    )

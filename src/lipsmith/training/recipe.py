@@ -1,0 +1,262 @@
+"""Training recipes: complete, typed, in YAML. An unknown or ill-typed field is an error that names the field."""
+
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from lipsmith.data.augment import FaceAugmentation, SoundAugmentation
+from lipsmith.data.samples import DataSelection
+from lipsmith.errors import RecipeError
+
+# A weight over the training: [[step, value], …], linear in between, constant outside. One number is constant.
+Schedule = float | list[tuple[int, float]]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataRecipe(_Strict):
+    """Which prepared clips are used, and who is held out; see `lipsmith.data.samples.DataSelection`."""
+
+    uses: list[str] = []
+    leave_out: list[str] = []
+    validation: list[str] = []
+    test: list[str] = []
+    crowds: dict[str, int] = {}
+    max_offset_seconds: float = 0.3
+    min_offset_confidence: float = 0.0
+
+    def selection(self) -> DataSelection:
+        """The same as the data package takes it."""
+        return DataSelection(
+            tuple(self.uses),
+            tuple(self.leave_out),
+            tuple(self.validation),
+            tuple(self.test),
+            tuple(self.crowds.items()),
+            self.max_offset_seconds,
+            self.min_offset_confidence,
+        )
+
+
+class FaceRecipe(_Strict):
+    """Changes to pictures; see `lipsmith.data.augment.FaceAugmentation`."""
+
+    flip: Share = 0.5
+    shift: float = 0.05
+    scale: float = 0.08
+    rotate: float = 4.0
+    colour: float = 0.15
+    blur: Share = 0.2
+    noise: float = 0.02
+    grey: Share = 0.1
+
+    def augmentation(self) -> FaceAugmentation:
+        """The same as the data package takes it."""
+        return FaceAugmentation(**self.model_dump())
+
+
+class SoundRecipe(_Strict):
+    """Changes to mels; see `lipsmith.data.augment.SoundAugmentation`."""
+
+    gain: float = 0.5
+    tilt: float = 0.4
+    noise_floor: Share = 0.3
+    band_drop: Share = 0.3
+
+    def augmentation(self) -> SoundAugmentation:
+        """The same as the data package takes it."""
+        return SoundAugmentation(**self.model_dump())
+
+
+class OptimiserRecipe(_Strict):
+    """AdamW (or Adam, with no decay) with linear warm-up and cosine decay to `final_share` of the rate."""
+
+    learning_rate: float = Field(default=5e-4, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup_steps: int = Field(default=50, ge=0)
+    final_share: Share = 0.02
+    clip_norm: float = Field(default=1.0, gt=0)
+
+
+class _Recipe(_Strict):
+    name: str
+    description: str = ""
+    seed: int = 0
+    steps: int = Field(gt=0)
+    validate_every: int = Field(default=200, gt=0)
+    patience: int = Field(
+        default=0, ge=0, description="validations without improvement before stopping; 0: never"
+    )
+    precision: Literal["fp32", "bf16"] = "fp32"
+    data: DataRecipe = DataRecipe()
+    faces: FaceRecipe = FaceRecipe()
+    sound: SoundRecipe = SoundRecipe()
+    optimiser: OptimiserRecipe = OptimiserRecipe()
+    validation_frames: int = Field(
+        default=75, ge=10, description="frames of each held-out clip that are looked at"
+    )
+
+
+class ExpertModel(_Strict):
+    """`form: paper` is the published architecture, `dense` shares lip features over a stretch of frames."""
+
+    form: Literal["paper", "dense"] = "dense"
+    width: float = Field(default=1.0, gt=0)
+    embedding: int = Field(default=256, gt=0)
+    fusion: Literal["late", "early"] = "late"
+    columns: int = Field(default=96, ge=32, le=96, multiple_of=16)
+    dropout: Share = 0.1
+
+
+class ExpertBatchRecipe(_Strict):
+    """Stretches a step: pairs (clips, frames), taken in turn."""
+
+    stretches: list[tuple[int, int]] = [(8, 28)]
+
+
+class ExpertLoss(_Strict):
+    """`contrastive`: all moments of a clip against one another. `bce`: the paper's cosine and cross-entropy."""
+
+    name: Literal["contrastive", "bce"] = "contrastive"
+    temperature: float = Field(default=0.07, gt=0)
+    ignore_within: int = Field(default=1, ge=0)
+
+
+class ExpertRecipe(_Recipe):
+    """Train an expert."""
+
+    task: Literal["expert"]
+    model: ExpertModel = ExpertModel()
+    batch: ExpertBatchRecipe = ExpertBatchRecipe()
+    loss: ExpertLoss = ExpertLoss()
+
+
+class GeneratorModel(_Strict):
+    """Dimensions of `lipsmith.models.wav2lip.Wav2Lip`."""
+
+    width: float = Field(default=1.0, gt=0)
+    face_size: int = 96
+
+
+class GeneratorBatchRecipe(_Strict):
+    """See `lipsmith.data.samples.generator_batch`."""
+
+    clips: int = Field(default=6, gt=0)
+    frames: int = Field(default=9, ge=5)
+    negatives: int = Field(default=20, gt=0)
+    foreign_share: Share = 0.0
+    silence_share: Share = 0.1
+    least_reference_distance: int = Field(default=6, ge=1)
+    reference_candidates: int = Field(default=6, ge=1)
+
+
+class GeneratorLosses(_Strict):
+    """Weights of the generator's terms over the training.
+
+    Attributes:
+        reconstruction: L1 (equation 2).
+        edges: L1 of neighbouring pixels' differences: what keeps lips and teeth sharp.
+        features: L1 of the frozen expert's early lip features, generated against real.
+        sync: The frozen expert's term, as `sync_form` says.
+        adversarial: The visual quality discriminator's term (equation 4).
+        still: L1 outside of the mouth region for rows with foreign sound, whose answer is not known: cheeks stay.
+        upper_share: Weight of the upper half in the reconstruction, the lower half being 1.
+        mouth_gain: Additional weight of the mouth region in the reconstruction.
+    """
+
+    reconstruction: Schedule = 1.0
+    edges: Schedule = 0.0
+    features: Schedule = 0.0
+    sync: Schedule = 0.0
+    adversarial: Schedule = 0.0
+    still: Schedule = 1.0
+    upper_share: float = Field(default=0.2, ge=0)
+    mouth_gain: float = Field(default=1.0, ge=0)
+
+
+class SyncTerm(_Strict):
+    """`contrastive`: own sound against other moments of it. `bce`: equation 3. Crops are roughened before judging."""
+
+    form: Literal["contrastive", "bce"] = "contrastive"
+    temperature: float = Field(default=0.07, gt=0)
+    jitter_pixels: int = Field(default=2, ge=0)
+    noise: float = Field(default=0.02, ge=0)
+    blur: Share = 0.3
+
+
+class CriticRecipe(_Strict):
+    """The visual quality discriminator that is trained along when `losses.adversarial` is above 0."""
+
+    width: float = Field(default=0.25, gt=0)
+    learning_rate: float = Field(default=1e-4, gt=0)
+    betas: tuple[float, float] = (0.5, 0.999)
+
+
+class GeneratorRecipe(_Recipe):
+    """Train a generator against a frozen expert."""
+
+    task: Literal["generator"]
+    lead_seconds: Fraction = Fraction(0)
+    expert: Path | None = None
+    model: GeneratorModel = GeneratorModel()
+    batch: GeneratorBatchRecipe = GeneratorBatchRecipe()
+    losses: GeneratorLosses = GeneratorLosses()
+    sync_term: SyncTerm = SyncTerm()
+    critic: CriticRecipe = CriticRecipe()
+    average_decay: float = Field(
+        default=0.998, ge=0, lt=1, description="of the averaged weights that are kept"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lead_as_text(cls, values: object) -> object:
+        if isinstance(values, dict) and isinstance(values.get("lead_seconds"), int | float):
+            return {**values, "lead_seconds": str(values["lead_seconds"])}
+        return values
+
+
+Recipe = Annotated[ExpertRecipe | GeneratorRecipe, Field(discriminator="task")]
+_ADAPTER: TypeAdapter[ExpertRecipe | GeneratorRecipe] = TypeAdapter(Recipe)
+
+
+def load_recipe(path: Path) -> ExpertRecipe | GeneratorRecipe:
+    """Read a recipe; `RecipeError` names the file and each field that is wrong."""
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise RecipeError(f"The recipe {path} cannot be read: {error.strerror}.") from error
+    try:
+        return _ADAPTER.validate_python(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is not YAML: {str(error).splitlines()[0]}.") from error
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(str(part) for part in problem['loc']) or 'recipe'}: {problem['msg']}"
+            for problem in error.errors()
+        )
+        raise RecipeError(f"{path} is not a valid recipe: {wrong}.") from error
+
+
+def value_at(schedule: Schedule, step: int) -> float:
+    """The value of a schedule at `step`."""
+    if not isinstance(schedule, list):
+        return float(schedule)
+    if step <= schedule[0][0]:
+        return schedule[0][1]
+    for (step0, value0), (step1, value1) in pairwise(schedule):
+        if step <= step1:
+            return value0 + (value1 - value0) * (step - step0) / max(step1 - step0, 1)
+    return schedule[-1][1]
+
+
+def is_ever_on(schedule: Schedule) -> bool:
+    """Whether a schedule is above 0 at any step."""
+    return any(value > 0 for _, value in schedule) if isinstance(schedule, list) else schedule > 0
