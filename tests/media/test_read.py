@@ -265,6 +265,15 @@ def test_sound_that_starts_late_is_lined_up_with_the_picture(tmp_path: Path, suf
     assert beep_times(samples) == pytest.approx([0.3, 1.3, 2.3], abs=0.003)
 
 
+def test_sound_that_starts_long_before_the_picture_is_trimmed(tmp_path: Path) -> None:
+    times = [2 + Fraction(i, 25) for i in range(25)]
+    clip = make_clip(tmp_path / "clip.mkv", num_frames=25, times=times, sound_seconds=4.5)
+    assert numbers_and_times(clip)[1] == [Fraction(i, 25) for i in range(25)]
+    samples = read_samples(clip, origin=first_frame_time(clip))
+    assert len(samples) == pytest.approx(2.5 * 16_000, abs=500)
+    assert beep_times(samples) == pytest.approx([0, 1, 2], abs=0.003)
+
+
 def test_an_origin_after_the_start_trims(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "clip.mp4", sound_seconds=2.5)
     origin = first_frame_time(clip) + Fraction(1, 2)

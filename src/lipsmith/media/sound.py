@@ -108,7 +108,9 @@ def _placed(
         time = stamp(frame)
         time = expected if time is None else time + restarts
         due = expected if resampler is not None else origin
-        if due is not None and not -MOST_BACK_SECONDS <= time - due <= MOST_ON_SECONDS:
+        jumps_on = due is not None and time - due > MOST_ON_SECONDS
+        jumps_back = resampler is not None and expected - time > MOST_BACK_SECONDS
+        if due is not None and (jumps_on or jumps_back):
             logger.warning("%s: the sound's clock jumps at %.2f s", path, float(due))
             restarts += due - time
             time = due
