@@ -29,6 +29,14 @@ def prepare(
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Processes.", show_default="one a core")
     ] = None,
+    offsets: Annotated[
+        Path | None,
+        typer.Option(
+            "--offsets",
+            metavar="EXPERT",
+            help="A trained expert: measure each clip's offset between picture and sound, and correct it.",
+        ),
+    ] = None,
     as_json: JsonReport = False,
 ) -> None:
     """Turn raw footage into training clips: face crops, mel, exact times, an index."""
@@ -45,8 +53,15 @@ def prepare(
             workers=workers,
             on_progress=lambda done, total: bars.show("videos", done, total),
         )
+        measured = None
+        if offsets is not None:
+            from lipsmith.training.offsets import measure_offsets
+
+            measured = measure_offsets(
+                output, offsets, on_progress=lambda done, total: bars.show("offsets", done, total)
+            )
     if as_json:
-        write_json(report.to_dict())
+        write_json(report.to_dict() | ({"offsets": measured.to_dict()} if measured else {}))
     else:
         write_answer(str(report.output))
     say(
@@ -55,6 +70,12 @@ def prepare(
     )
     for reason, count in sorted(report.dropped.items()):
         say(f"Left out: {count} × {reason}.")
+    if measured:
+        shifted = sum(count for offset, count in measured.histogram.items() if abs(offset) > 1)
+        say(
+            f"Offsets: {measured.num_clear} of {measured.num_measured} measured clips are clear, {shifted} of them are "
+            "more than a frame off and were corrected."
+        )
 
 
 def train(
@@ -72,6 +93,10 @@ def train(
         Path | None,
         typer.Option("--expert", help="For a generator: the trained expert, a run folder or a file."),
     ] = None,
+    initial: Annotated[
+        Path | None,
+        typer.Option("--initial", help="For a generator: weights of an earlier stage to start from."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output.")] = False,
     as_json: JsonReport = False,
 ) -> None:
@@ -84,6 +109,7 @@ def train(
             data,
             output,
             expert=expert,
+            initial=initial,
             resume=resume,
             on_progress=lambda step, steps, measures: bars.show("steps", step, steps, _in_words(measures)),
         )

@@ -7,6 +7,7 @@ can shift and scale the crop; `core` says which part of a stored crop is the fac
 
 import json
 import os
+import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from fractions import Fraction
@@ -149,7 +150,7 @@ def load_clip(record: ClipRecord, folder: Path) -> Clip:
             joined, lengths = file["jpegs"], file["lengths"]
             numerators, denominators = file["time_numerators"], file["time_denominators"]
             mel, mel_first = file["mel"], int(file["mel_first"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(
             f"The prepared clip {path} cannot be read ({error}). Run `lipsmith prepare` again."
         ) from error
