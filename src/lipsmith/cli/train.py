@@ -1,4 +1,4 @@
-"""`lipsmith prepare`, `train` and `export`: from footage to weights."""
+"""`lipsmith prepare`, `train`, `offsets` and `export`: from footage to weights."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -126,6 +126,31 @@ def train(
 
 def _in_words(measures: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in measures.items())
+
+
+def offsets(
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Folder that `lipsmith prepare` wrote.", show_default=False)
+    ],
+    expert: Annotated[
+        Path, typer.Option("--expert", help="A trained expert, a run folder or a file.", show_default=False)
+    ],
+    as_json: JsonReport = False,
+) -> None:
+    """Measure by how much sound and picture of the prepared clips are apart; training corrects it."""
+    from lipsmith.training.offsets import measure_offsets
+
+    with ProgressBars() as bars:
+        found = measure_offsets(data, expert, on_progress=lambda done, total: bars.show("clips", done, total))
+    if as_json:
+        write_json(found.to_dict())
+    else:
+        for offset, count in sorted(found.histogram.items()):
+            write_answer(f"{offset:+d} frames: {count} clips")
+    say(
+        f"{found.num_clips} clips, {found.num_measured} long enough to measure, {found.num_clear} clear. "
+        "The index was brought up to date."
+    )
 
 
 class Precision(StrEnum):
