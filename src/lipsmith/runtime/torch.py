@@ -75,8 +75,11 @@ class TorchGenerator:
         return generated
 
     def _run(self, network: Wav2Lip, mels: FloatArray, faces: FloatArray) -> FloatArray:
-        sound = torch.tensor(mels).to(self._device, self._dtype)
-        pictures = torch.tensor(faces).to(self._device, self._dtype, memory_format=torch.channels_last)
+        # Copies: PyTorch reads neither read-only arrays nor backward ones.
+        sound = torch.from_numpy(mels.copy()).to(self._device, self._dtype)
+        pictures = torch.from_numpy(faces.copy()).to(
+            self._device, self._dtype, memory_format=torch.channels_last
+        )
         output: FloatArray = network(sound, pictures).float().cpu().numpy()
         return output
 

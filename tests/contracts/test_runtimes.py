@@ -1,0 +1,217 @@
+"""What every generator runtime promises (`lipsmith.runtime.GeneratorRuntime`)."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lipsmith.errors import RuntimeUnavailableError, UsageError, WeightsError
+from lipsmith.models.wav2lip import Wav2Lip
+from lipsmith.runtime import RUNTIMES, GeneratorRuntime, resolve_runtime
+from lipsmith.runtime.base import FloatArray
+from lipsmith.weights.card import WeightCard
+from lipsmith.weights.checkpoint import write_weights
+
+FACE_SIZE = 96
+ROWS = 21  # a multiple of no runtime's batch
+# The same rows in other batches, or by another runtime on a CPU: only the order of additions differs.
+SAME = 1e-5
+
+
+@pytest.fixture(scope="module")
+def network() -> Wav2Lip:
+    """A small generator whose faces differ from row to row: its batch norms are used to noise."""
+    torch.manual_seed(0)
+    network = Wav2Lip(width=0.125, face_size=FACE_SIZE).train()
+    with torch.no_grad():
+        for _ in range(5):
+            network(torch.rand(4, 1, 80, 16) * 8 - 4, torch.rand(4, 6, FACE_SIZE, FACE_SIZE))
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def folder(network: Wav2Lip, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its weights folder."""
+    card = WeightCard(
+        name="tiny",
+        kind="generator",
+        architecture="wav2lip",
+        width=0.125,
+        face_size=FACE_SIZE,
+        licence="CC0-1.0",
+    )
+    folder = tmp_path_factory.mktemp("weights") / "tiny"
+    write_weights(network, card, folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=sorted(RUNTIMES))
+def runtime(request: pytest.FixtureRequest, folder: Path) -> Iterator[GeneratorRuntime]:
+    """Each runtime of the table, on a CPU."""
+    runtime = resolve_runtime(request.param, folder, device="cpu")
+    yield runtime
+    runtime.close()
+
+
+@pytest.fixture(scope="module")
+def inputs() -> tuple[FloatArray, FloatArray]:
+    """Windows of sound and pairs of faces."""
+    random = np.random.default_rng(1)
+    mels = random.uniform(-4, 4, (ROWS, 1, 80, 16)).astype(np.float32)
+    return mels, random.uniform(0, 1, (ROWS, 6, FACE_SIZE, FACE_SIZE)).astype(np.float32)
+
+
+def test_names_itself(runtime: GeneratorRuntime) -> None:
+    assert isinstance(runtime, GeneratorRuntime)
+    assert runtime.name in RUNTIMES
+    assert runtime.device == "cpu"
+    assert runtime.face_size == FACE_SIZE
+
+
+def test_gives_what_the_network_gives(
+    runtime: GeneratorRuntime, network: Wav2Lip, inputs: tuple[FloatArray, FloatArray]
+) -> None:
+    with torch.inference_mode():
+        expected = network(*map(torch.tensor, inputs)).numpy()
+    assert np.ptp(expected, axis=0).mean() > 0.01  # rows differ, else this and the following show little
+    np.testing.assert_allclose(runtime.generate(*inputs), expected, rtol=0, atol=SAME)
+
+
+def test_output_is_faces_from_0_to_1(
+    runtime: GeneratorRuntime, inputs: tuple[FloatArray, FloatArray]
+) -> None:
+    generated = runtime.generate(*inputs)
+    assert generated.shape == (ROWS, 3, FACE_SIZE, FACE_SIZE)
+    assert generated.dtype == np.float32
+    assert 0 <= generated.min() < generated.max() <= 1
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 8])
+def test_chunks_give_the_same_as_all_at_once(
+    runtime: GeneratorRuntime, inputs: tuple[FloatArray, FloatArray], chunk: int
+) -> None:
+    mels, faces = inputs
+    parts = [
+        runtime.generate(mels[start : start + chunk], faces[start : start + chunk])
+        for start in range(0, ROWS, chunk)
+    ]
+    np.testing.assert_allclose(np.concatenate(parts), runtime.generate(mels, faces), rtol=0, atol=SAME)
+
+
+def test_rows_keep_their_order(runtime: GeneratorRuntime, inputs: tuple[FloatArray, FloatArray]) -> None:
+    mels, faces = inputs
+    backwards = runtime.generate(mels[::-1], faces[::-1])  # strides below 0, too
+    np.testing.assert_allclose(backwards[::-1], runtime.generate(mels, faces), rtol=0, atol=SAME)
+
+
+def test_a_result_outlives_the_next_call(
+    runtime: GeneratorRuntime, inputs: tuple[FloatArray, FloatArray]
+) -> None:
+    mels, faces = inputs
+    first = runtime.generate(mels[:4], faces[:4])
+    kept = first.copy()
+    runtime.generate(mels[4:8], faces[4:8])
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_inputs_stay_as_they_were(runtime: GeneratorRuntime, inputs: tuple[FloatArray, FloatArray]) -> None:
+    mels, faces = (array[:3].copy() for array in inputs)
+    for array in (mels, faces):
+        array.setflags(write=False)
+    runtime.generate(mels, faces)
+    np.testing.assert_array_equal(mels, inputs[0][:3])
+    np.testing.assert_array_equal(faces, inputs[1][:3])
+
+
+def test_no_rows_give_no_faces(runtime: GeneratorRuntime, inputs: tuple[FloatArray, FloatArray]) -> None:
+    mels, faces = inputs
+    assert runtime.generate(mels[:0], faces[:0]).shape == (0, 3, FACE_SIZE, FACE_SIZE)
+
+
+@pytest.mark.parametrize(
+    ("mels", "faces", "reason"),
+    [
+        (np.zeros((2, 1, 80, 16)), np.zeros((2, 6, 96, 96), np.float32), "mels is float64"),
+        (np.zeros((2, 1, 80, 16), np.float32), np.zeros((2, 6, 96, 96), np.uint8), "faces is uint8"),
+        (
+            np.zeros((2, 80, 16), np.float32),
+            np.zeros((2, 6, 96, 96), np.float32),
+            r"mels has shape \(2, 80, 16\)",
+        ),
+        (np.zeros((2, 1, 80, 16), np.float32), np.zeros((2, 96, 96, 6), np.float32), "faces has shape"),
+        (np.zeros((2, 1, 80, 16), np.float32), np.zeros((2, 6, 128, 128), np.float32), "faces has shape"),
+        (
+            np.zeros((2, 1, 80, 16), np.float32),
+            np.zeros((3, 6, 96, 96), np.float32),
+            "2 windows of sound for 3",
+        ),
+    ],
+)
+def test_other_arrays_are_refused(
+    runtime: GeneratorRuntime, mels: FloatArray, faces: FloatArray, reason: str
+) -> None:
+    with pytest.raises(ValueError, match=reason):
+        runtime.generate(mels, faces)
+
+
+@pytest.mark.parametrize("name", sorted(RUNTIMES))
+def test_a_closed_one_says_so(folder: Path, inputs: tuple[FloatArray, FloatArray], name: str) -> None:
+    runtime = resolve_runtime(name, folder, device="cpu")
+    runtime.close()
+    runtime.close()
+    with pytest.raises(RuntimeUnavailableError, match="closed"):
+        runtime.generate(*inputs)
+
+
+@pytest.mark.parametrize("name", sorted(RUNTIMES))
+def test_an_unknown_device_is_named_with_those_present(folder: Path, name: str) -> None:
+    with pytest.raises(RuntimeUnavailableError, match=r"no device “abacus”.*it has: auto, cpu"):
+        resolve_runtime(name, folder, device="abacus")
+
+
+@pytest.mark.parametrize("name", sorted(RUNTIMES))
+def test_threads_are_a_positive_number(
+    folder: Path, inputs: tuple[FloatArray, FloatArray], runtime: GeneratorRuntime, name: str
+) -> None:
+    with pytest.raises(UsageError, match="0 threads"):
+        resolve_runtime(name, folder, threads=0)
+    mels, faces = inputs[0][:5], inputs[1][:5]
+    before = torch.get_num_threads()
+    try:
+        single = resolve_runtime(name, folder, device="cpu", threads=1).generate(mels, faces)
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_allclose(single, runtime.generate(mels, faces), rtol=0, atol=SAME)
+
+
+@pytest.mark.parametrize("name", sorted(RUNTIMES))
+def test_an_empty_folder_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(WeightsError, match=r"generator\.\w+ is missing in .*" + tmp_path.name):
+        resolve_runtime(name, tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize("name", sorted(RUNTIMES))
+def test_a_damaged_file_is_named(folder: Path, tmp_path: Path, name: str) -> None:
+    for file in folder.iterdir():
+        content = b"<!DOCTYPE html>" if file.stem == "generator" else file.read_bytes()
+        (tmp_path / file.name).write_bytes(content)
+    with pytest.raises(WeightsError, match=str(tmp_path / "generator")):
+        resolve_runtime(name, tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize("name", sorted(RUNTIMES))
+def test_one_that_is_not_installed_says_what_to_install(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.delitem(sys.modules, RUNTIMES[name].partition(":")[0], raising=False)
+    monkeypatch.setitem(sys.modules, name, None)  # importing it fails, as where it is absent
+    with pytest.raises(RuntimeUnavailableError, match=rf"{name}.*pip install '?(lipsmith\[)?{name}"):
+        resolve_runtime(name, folder)
+
+
+def test_an_unknown_runtime_is_named_with_those_there_are(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"“abacus”.*openvino, torch"):
+        resolve_runtime("abacus", folder)
