@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import typer
-import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import lipsmith
 from lipsmith.cli.app import app
 from lipsmith.errors import ExitCode
+from lipsmith.training.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -119,7 +119,12 @@ def test_links_lead_somewhere(document: Path) -> None:
 def test_documented_recipes_exist() -> None:
     for document in DOCUMENTS:
         for name in re.findall(r"recipes/[\w-]+\.yaml", document.read_text()):
-            assert isinstance(yaml.safe_load((ROOT / name).read_text()), dict)
+            assert (ROOT / name).is_file(), f"{document.name} names {name}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_load(path: Path) -> None:
+    assert load_recipe(path).name == path.stem
 
 
 def test_make_targets_of_the_readme_exist() -> None:
