@@ -81,6 +81,8 @@ def load_split(folder: Path, selection: DataSelection, split: Split) -> list[Cli
     for record in read_index(folder):
         if selection.split_of(record) == split and (kept := selection.corrected(record)) is not None:
             clips.append(load_clip(kept, folder))
+    # The index is in the order in which videos were done; what is drawn from the clips must not depend on that.
+    clips.sort(key=lambda clip: clip.record.id)
     if not clips:
         raise DataError(f"No clip of {folder} belongs to the {split} split: look at `data` in the recipe.")
     return clips

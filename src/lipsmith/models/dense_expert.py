@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lipsmith.models.expert import sliding_windows
 from lipsmith.timebase import EXPERT_FRAMES, NUM_MELS, WINDOW_COLUMNS
 
 
@@ -58,11 +59,7 @@ class DenseLipSyncExpert(nn.Module):
         c32, c64, c128, c256 = (_scaled(c, width) for c in (32, 64, 128, 256))
         self.fusion = fusion
         self.columns = columns
-        self.stem: nn.Module
-        if fusion == "early":
-            self.stem = nn.Conv3d(3, c32, (EXPERT_FRAMES, 5, 5), (1, 2, 2), (0, 2, 2))
-        else:
-            self.stem = nn.Conv2d(3, c32, 5, 2, 2)
+        self.stem = nn.Conv2d(3 * EXPERT_FRAMES if fusion == "early" else 3, c32, 5, 2, 2)
         self.lip_encoder = nn.Sequential(  # (24, columns / 2) after the stem
             nn.GroupNorm(c32 // 16, c32),
             nn.ReLU(),
@@ -95,12 +92,10 @@ class DenseLipSyncExpert(nn.Module):
         margin = (frames.shape[-1] - self.columns) // 2
         x = frames[..., margin : margin + self.columns] * 2 - 1
         if self.fusion == "early":
-            x = self.stem(x.transpose(1, 2)).transpose(1, 2)  # (B, T − 4, C, 24, columns / 2)
+            x = sliding_windows(x)  # (B, T − 4, 15, 48, columns)
             length -= EXPERT_FRAMES - 1
-            x = x.flatten(0, 1)
-        else:
-            x = self.stem(x.flatten(0, 1))
-        x = self.lip_encoder(x.contiguous(memory_format=torch.channels_last))
+        x = self.stem(x.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        x = self.lip_encoder(x)
         x = F.relu(self.lip_feature(self.dropout(x.flatten(1))))
         x = F.relu(self.lip_time(x.view(batch, length, -1).transpose(1, 2))).transpose(1, 2)
         return F.normalize(self.lip_head(x).float(), dim=-1)

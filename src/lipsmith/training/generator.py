@@ -254,7 +254,10 @@ def validate_generator(
             count = min(len(clip), recipe.validation_frames)
             faces = torch.from_numpy(clip.faces(0, count)).permute(0, 3, 1, 2) / 255
             windows = torch.from_numpy(clip.windows(recipe.lead_seconds)[:count])
-            made = generate_faces(generator, faces[None], faces.roll(count // 2, 0)[None], windows[None])[0]
+            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+                made = generate_faces(generator, faces[None], faces.roll(count // 2, 0)[None], windows[None])[
+                    0
+                ]
             difference = made[..., half:, :] - faces[..., half:, :]
             errors.append(float(difference.abs().mean()))
             squares.append(float(difference.square().mean()))
@@ -265,7 +268,8 @@ def validate_generator(
             other = clips[(index + 1) % len(clips)]
             count = min(count, len(other))
             foreign = torch.from_numpy(other.windows(recipe.lead_seconds)[:count])
-            dubbed = generate_faces(generator, faces[None, :count], faces[None, :count], foreign[None])[0]
+            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+                dubbed = generate_faces(generator, faces[None, :count], faces[None, :count], foreign[None])[0]
             heard = other.windows()[: count - EXPERT_FRAMES + 1]
             scores.append(score_clip(expert, lower_half(dubbed).numpy(), heard))
     generator.train(was_training)
@@ -279,6 +283,11 @@ def validate_generator(
         measures["preference"] = summary.preference_share.value
         measures["offset_within_one"] = summary.offset_within_one_share.value
     return measures
+
+
+def _spread(clips: list[Clip], count: int) -> list[Clip]:
+    """At most `count` clips, evenly from the whole list: as many people as possible."""
+    return [clips[i] for i in np.unique(np.linspace(0, len(clips) - 1, count).round().astype(int))]
 
 
 def _load_initial(generator: nn.Module, path: Path) -> None:
@@ -316,7 +325,7 @@ def train_generator(
     judge = load_expert(expert_path) if expert_path is not None else None
     selection = recipe.data.selection()
     sampler = ClipSampler(load_split(data, selection, "train"), selection.crowds)
-    held_out = load_split(data, selection, "validation")
+    held_out = _spread(load_split(data, selection, "validation"), recipe.validation_clips)
     generator = Wav2Lip(recipe.model.width, recipe.model.face_size).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if initial is not None:
         _load_initial(generator, initial)

@@ -76,13 +76,17 @@ class SoundRecipe(_Strict):
 
 
 class OptimiserRecipe(_Strict):
-    """AdamW (or Adam, with no decay) with linear warm-up and cosine decay to `final_share` of the rate."""
+    """AdamW (Adam, with no weight decay): linear warm-up, then a cosine to `final_share` of the rate.
+
+    The cosine ends with the training, or at `decay_steps` when that is given: a stage may stop before its end.
+    """
 
     learning_rate: float = Field(default=5e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(default=0.01, ge=0)
     warmup_steps: int = Field(default=50, ge=0)
     final_share: Share = 0.02
+    decay_steps: int | None = Field(default=None, gt=0)
     clip_norm: float = Field(default=1.0, gt=0)
 
 
@@ -211,6 +215,7 @@ class GeneratorRecipe(_Recipe):
     losses: GeneratorLosses = GeneratorLosses()
     sync_term: SyncTerm = SyncTerm()
     critic: CriticRecipe = CriticRecipe()
+    validation_clips: int = Field(default=14, gt=1, description="held-out clips looked at, spread evenly")
     average_decay: float = Field(
         default=0.998, ge=0, lt=1, description="of the averaged weights that are kept"
     )

@@ -163,7 +163,8 @@ def set_learning_rate(optimiser: Optimizer, recipe: OptimiserRecipe, step: int, 
     if step < recipe.warmup_steps:
         share = (step + 1) / recipe.warmup_steps
     else:
-        progress = min(1.0, (step - recipe.warmup_steps) / max(1, steps - recipe.warmup_steps))
+        end = recipe.decay_steps or steps
+        progress = min(1.0, (step - recipe.warmup_steps) / max(1, end - recipe.warmup_steps))
         share = recipe.final_share + (1 - recipe.final_share) * (1 + math.cos(math.pi * progress)) / 2
     for group in optimiser.param_groups:
         group["lr"] = recipe.learning_rate * share
