@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lipsmith.audio.mel import mel_spectrogram
+from lipsmith.data.clips import load_clip, read_index
 from lipsmith.data.synthetic import (
     Conditions,
     FixedBoxDetector,
@@ -14,6 +16,7 @@ from lipsmith.data.synthetic import (
     default_box,
     draw_frames,
     perform,
+    prepare_synthetic,
     synthesize_clip,
     write_video,
 )
@@ -232,3 +235,21 @@ def test_video_file_shows_what_was_performed(tmp_path: Path) -> None:
     heard = frame_levels(samples[:count], count // 640)
     said = frame_levels(spoken.samples[:count], count // 640)
     assert np.corrcoef(heard, said)[0, 1] > 0.98
+
+
+def test_prepared_folder_reads_like_real_footage(tmp_path: Path) -> None:
+    prepare_synthetic(tmp_path, num_speakers=2, clips_per_speaker=2, seconds=1.2, conditions=STILL)
+    records = read_index(tmp_path)
+    assert [record.speaker for record in records] == ["drawn_0", "drawn_0", "drawn_1", "drawn_1"]
+    clip = load_clip(records[3], tmp_path)
+    spoken = perform(SyntheticSpeaker(1), 1.2, 3, conditions=STILL)
+    assert np.array_equal(clip.mel, mel_spectrogram(spoken.samples))
+    assert clip.starts() == [i * 80 // 25 for i in range(30)]
+    # The face crop is the drawing at its own size; the margin around it shows what lies outside of the box.
+    faces = clip.faces().astype(int)
+    assert faces.shape == (30, 96, 96, 3)
+    alone = draw_frames(
+        SyntheticSpeaker(1), spoken, 3, width=96, height=96, box=Box(0, 0, 96, 96), conditions=STILL
+    )
+    assert np.abs(faces - alone)[:, 40:80, 30:66].mean() < 4
+    assert clip.stored(0, 1).shape == (1, 128, 128, 3)
