@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lipsmith.compose.masks import lower_face_mask
+from lipsmith.compose.masks import lower_face_mask, mouth_mask
 from lipsmith.compose.paste import paste_face
 from lipsmith.geometry import Crop
 
@@ -71,6 +71,15 @@ def test_the_generated_mouth_arrives_and_the_cheeks_keep_their_texture():
     ]
     assert np.corrcoef(detail[0].ravel(), detail[1].ravel())[0, 1] > 0.95
     assert detail[0].std() > 0.9 * detail[1].std()
+
+
+def test_a_generator_that_only_blurs_leaves_what_is_not_the_mouth_as_it_was():
+    frame, crop = _frame(), CROPS["enlarged"]
+    shown = crop.extract(frame)
+    result = paste_face(frame, crop, cv2.GaussianBlur(shown, (0, 0), 2), shown)
+    changed = (result != frame).any(axis=2)[crop.top : crop.bottom, crop.left : crop.right]
+    mouth = cv2.dilate(mouth_mask(SIZE), np.ones((9, 9))) > 0  # with its fade
+    assert not (changed & ~(crop.restore(mouth.astype(np.float32)) > 0.01)).any()
 
 
 def test_a_generator_that_is_too_dark_everywhere_leaves_no_box():

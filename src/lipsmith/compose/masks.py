@@ -14,14 +14,15 @@ from lipsmith.conditioning import lower_half_start
 
 Mask = NDArray[np.float32]
 
-_FEATHER = 0.3  # of the way from the rim to the middle: the seam is about 7 of 96 pixels wide above and below
-# Exponent of the rounded rectangle; 2 would be an ellipse, which leaves the corners of the jaw out.
-_SQUARENESS = 4
-
-# Middle and half axes of an open mouth in shares of the crop's side, with what heads differ by (`faces.crop`
-# puts the mouth's middle at 0.70 ± 0.006; published weights see it a little lower).
-_MOUTH_CENTER = (0.5, 0.72)
-_MOUTH_AXES = (0.30, 0.18)
+# Shapes in shares of the crop's side: (x, y) of the middle, half axes. A wide open jaw ends at row 0.99, the
+# cheeks beside the mouth at columns 0.1 and 0.9 (`faces.crop`), the corners below them are neck and
+# background.
+_FACE_CENTER, _FACE_AXES = (0.5, 0.75), (0.46, 0.25)
+_FACE_SQUARENESS = 2.5  # exponent; 2 is an ellipse, which would cut into an open jaw
+_FACE_FEATHER = 0.3  # of the way from the rim to the middle: above and below about 7 pixels of 96
+# The mouth's middle lies at 0.70 ± 0.006; published weights see it a little lower.
+_MOUTH_CENTER, _MOUTH_AXES = (0.5, 0.72), (0.30, 0.18)
+_MOUTH_FEATHER = 0.4
 
 
 def smoothstep(values: NDArray, low: float, high: float) -> NDArray:
@@ -40,41 +41,38 @@ def largest_channel(image: NDArray[np.float32]) -> NDArray[np.float32]:
 def lower_face_mask(size: int) -> Mask:
     """How much of a pixel may be replaced: 1 over mouth and jaw, falling to 0 at all edges of the lower half.
 
-    A rounded rectangle over the rows from size // 2 down. Exactly 0 on the rows above, on the first of these
-    rows and on the outermost row and columns of the crop, so that nothing meets the frame with a step.
+    A rounded shape in the rows from size // 2 down. Exactly 0 on the rows above, on the first of these rows
+    and on the outermost row and columns of the crop, so that nothing meets the frame with a step.
     """
-    start = lower_half_start(size)
-    rows = np.arange(size) - (start + size - 1) / 2
-    columns = np.arange(size) - (size - 1) / 2
-    across = np.abs(columns / ((size - 1) / 2))
-    down = np.abs(rows / ((size - 1 - start) / 2))
-    radius = (across[None, :] ** _SQUARENESS + down[:, None] ** _SQUARENESS) ** (1 / _SQUARENESS)
-    mask = smoothstep(1 - radius, 0, _FEATHER)
-    mask[:start] = 0
+    mask = smoothstep(1 - _radius(size, _FACE_CENTER, _FACE_AXES, _FACE_SQUARENESS), 0, _FACE_FEATHER)
+    mask[: lower_half_start(size) + 1] = 0
+    mask[-1] = 0
     return _frozen(mask)
 
 
 @lru_cache(maxsize=8)
 def mouth_mask(size: int) -> Mask:
     """Soft ellipse where a talking mouth is: 1 at the lips, 0 from cheeks and nose on."""
-    columns = (np.arange(size) + 0.5) / size - _MOUTH_CENTER[0]
-    rows = (np.arange(size) + 0.5) / size - _MOUTH_CENTER[1]
-    radius = np.hypot(columns[None, :] / _MOUTH_AXES[0], rows[:, None] / _MOUTH_AXES[1])
-    return _frozen(smoothstep(1 - radius, 0, 0.4))
+    return _frozen(smoothstep(1 - _radius(size, _MOUTH_CENTER, _MOUTH_AXES, 2), 0, _MOUTH_FEATHER))
 
 
 @lru_cache(maxsize=8)
 def skin_mask(size: int) -> Mask:
-    """Where generated and original should agree: the lower half round the mouth.
+    """Where generated and original should agree: the lower face round the mouth, 1 inside, without background.
 
-    The outermost 3 % are left out (background, and what the generator's padding does there). The upper half
-    is left out because a generator that copies it well may still be wrong where it must paint.
+    The upper half is left out because a generator that copies it well may still be wrong where it must paint.
     """
-    start = lower_half_start(size)
-    rim = max(1, round(0.03 * size))
-    mask = np.zeros((size, size), np.float32)
-    mask[start : size - rim, rim : size - rim] = 1
+    mask = (_radius(size, _FACE_CENTER, _FACE_AXES, _FACE_SQUARENESS) < 1).astype(np.float32)
     return _frozen(mask * (1 - mouth_mask(size)))
+
+
+def _radius(
+    size: int, center: tuple[float, float], axes: tuple[float, float], squareness: float
+) -> NDArray[np.float64]:
+    """Of each pixel, 0 in the middle of the shape and 1 on its rim."""
+    places = (np.arange(size) + 0.5) / size
+    across, down = (np.abs(places - center[axis]) / axes[axis] for axis in (0, 1))
+    return (across[None, :] ** squareness + down[:, None] ** squareness) ** (1 / squareness)
 
 
 def _frozen(mask: NDArray) -> Mask:

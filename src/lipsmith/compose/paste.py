@@ -1,13 +1,10 @@
 """Paste a generated face into its frame: only what the generator changed is new, and it has no edge.
 
-A generator works at its own face size S; the face on screen may be six times as large. Pasting its enlarged
-output would blur skin that never moved. So the difference between what the generator returned and what it was
-shown is split:
-
-* its smooth part (light and shade of a moving jaw) is added to the frame, whose own texture stays;
-* where that difference is large (the mouth), the generator's enlarged pixels replace the frame's;
-* where there is none, the frame keeps its pixels. A generator that returns what it was shown changes nothing
-  at all.
+A generator works at its own face size S; the face on screen may be six times as large. Pasting all of its
+enlarged output would blur skin that never moved. So the generated face, its colours matched to what the
+generator was shown, replaces the frame only where the two differ: at the mouth, and wherever else something
+moved. Everything else keeps the frame's own pixels. A generator that returns what it was shown changes
+nothing at all.
 """
 
 import cv2
@@ -20,9 +17,12 @@ from lipsmith.geometry import Crop, Image
 
 Field = NDArray[np.float32]
 
-_AGREE = 3.0  # grey levels of smooth difference up to which skin counts as the same
-_DIFFER = 10.0  # and from which it counts as new
-_SMOOTH_SHARE = 1 / 48  # sigma of "smooth", in shares of the crop's side: two pixels of 96
+_AGREE = 4.0  # grey levels of smooth difference up to which skin counts as the same
+_DIFFER = 14.0  # and from which it counts as new
+# In shares of the crop's side; two, three and three pixels of 96.
+_NOISE_SHARE = 1 / 48  # sigma of the blur that takes a generator's noise out of the difference
+_BLUR_SHARE = 1 / 32  # sigma of the blur that a generator may add without having moved anything
+_FADE_SHARE = 1 / 32  # sigma of the fade from old to new
 
 
 def paste_face(
@@ -45,9 +45,11 @@ def paste_face(
     if shown is None:
         shown = crop.extract(frame)
     result = frame.copy()
-    face = generated.astype(np.float32)
-    added, replaced, face = _plan_change(face, shown.astype(np.float32), match_colour)
-    if not replaced.any() and np.abs(added).max() < 0.5:
+    old, new = shown.astype(np.float32), generated.astype(np.float32)
+    if match_colour:
+        new = new * colour_gain(new, old)
+    share = lower_face_mask(size) * change_mask(new, old)
+    if not share.any():
         return result
 
     # From here on, work at the frame's resolution and on the rows of the lower half only.
@@ -59,49 +61,36 @@ def paste_face(
     if target.size == 0:
         return result
     original = target.astype(np.float32)
-    new = crop.restore(face)[patch]
-    new -= original
-    new *= _enlarge(replaced, crop)[patch][..., None]
-    new += _enlarge(added, crop)[patch]
-    new += original
-    np.rint(new, out=new)
-    np.clip(new, 0, 255, out=new)
-    target[...] = new
+    change = crop.restore(new)[patch]
+    change -= original
+    change *= _enlarged(share, crop)[patch][..., None]
+    change += original
+    np.rint(change, out=change)
+    np.clip(change, 0, 255, out=change)
+    target[...] = change
     return result
 
 
-def change_mask(difference: Field) -> Field:
-    """Where a face has changed, (S, S) from 0 to 1, given its smooth difference (S, S, 3) in grey levels.
+def change_mask(new: Field, old: Field) -> Field:
+    """Where the face `new` shows something else than `old`, both S × S × 3 in grey levels: (S, S), 0 to 1.
 
-    The mouth is taken as a whole: were parts of it that happen to agree left at the frame's resolution, its
-    sharpness would flicker from frame to frame.
+    Where `new` only lacks fine detail of `old` it is no change. The mouth is taken as a whole: were those of
+    its parts that happen to agree left at the frame's resolution, its sharpness would flicker from frame to
+    frame.
     """
-    size = difference.shape[0]
-    # The largest difference nearby: old detail beside a moved lip belongs to the old lip.
-    amount = cv2.dilate(largest_channel(difference), _disc(size))
+    size = old.shape[0]
     mouth = mouth_mask(size)
+    difference = largest_channel(_blurred(new - old, _NOISE_SHARE * size))
+    blur_alone = largest_channel(_blurred(old, _BLUR_SHARE * size) - old)
+    difference -= cv2.dilate(blur_alone, _disc(size)) * (1 - mouth)
+    # The largest difference nearby: old detail beside a moved lip belongs to the old lip.
+    amount = cv2.dilate(difference, _disc(size))
     whole_mouth = float(smoothstep(np.asarray((amount * mouth).max()), _AGREE, _DIFFER))
     changed = np.maximum(smoothstep(amount, _AGREE, _DIFFER), mouth * whole_mouth)
-    return _blurred(changed, 1.5 * _SMOOTH_SHARE * size)
+    return _blurred(changed, _FADE_SHARE * size)
 
 
-def _plan_change(face: Field, shown: Field, match_colour: bool) -> tuple[Field, Field, Field]:
-    """(what is added, how much is replaced, what it is replaced by), all at the crop's size.
-
-    frame + added + replaced · (replacement − frame) is the result.
-    """
-    size = face.shape[0]
-    if match_colour:
-        face = face * colour_gain(face, shown)
-    difference = face - shown
-    smooth = _blurred(difference, _SMOOTH_SHARE * size)
-    mask = lower_face_mask(size)
-    changed = change_mask(smooth)
-    added = smooth * (mask * (1 - changed))[..., None]
-    return added, mask * changed, face
-
-
-def _enlarge(field: Field, crop: Crop) -> Field:
+def _enlarged(field: Field, crop: Crop) -> Field:
     """A smooth field at the crop rectangle's resolution; linear, so that it never overshoots 0 or 1."""
     return np.asarray(
         cv2.resize(field, (crop.width, crop.height), interpolation=cv2.INTER_LINEAR), np.float32
