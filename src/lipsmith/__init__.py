@@ -20,6 +20,7 @@ from lipsmith.errors import (
     WeightsError,
 )
 
+# `train` is left to the table: a static import would let everything that imports this package reach torch.
 if TYPE_CHECKING:
     from lipsmith.media.write import EncoderOptions
     from lipsmith.pipeline import LipSyncer, Progress, SyncOptions, SyncReport, sync
@@ -38,6 +39,7 @@ _LAZY = {
     "list_weights": "lipsmith.weights.store",
     "load_card": "lipsmith.weights.store",
     "sync": "lipsmith.pipeline",
+    "train": "lipsmith.training",
 }
 
 __all__ = [
@@ -61,6 +63,7 @@ __all__ = [
     "list_weights",
     "load_card",
     "sync",
+    "train",
 ]
 
 
