@@ -1,5 +1,7 @@
 """Frames and samples come back with the numbers, times and colours that went in."""
 
+import gc
+import weakref
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -304,6 +306,19 @@ def test_frames_of_a_longer_video_are_given_while_it_is_read(tmp_path: Path) -> 
     first.image[:] = 0  # the caller's own
     assert frame_number(next(frames).image) == 1
     frames.close()
+
+
+def test_frames_are_freed_without_waiting_for_garbage_collection(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", num_frames=100)
+    gc.collect()
+    gc.disable()
+    try:
+        alive = [weakref.ref(frame.image) for frame in read_frames(clip)]
+        held = [obj for obj in gc.get_objects() if isinstance(obj, av.VideoFrame)]
+    finally:
+        gc.enable()
+    assert len(alive) == 100
+    assert len(held) <= 1  # the first one, whose side data tell how it is turned
 
 
 def video(tmp_path: Path) -> Path:

@@ -66,11 +66,15 @@ def read_frames(path: Clip) -> Iterator[Frame]:
         stream.thread_type = "AUTO"
         timeline = _Timeline(stream_rate(stream))
         size: tuple[int, int] | None = None
+        turn = (False, False, False)
         index = -1
         for index, decoded in enumerate(decode(container, stream, path)):
             assert isinstance(decoded, av.VideoFrame)
-            turn = display_turn(decoded)
-            size = size or (decoded.width, decoded.height)
+            if size is None:
+                size = decoded.width, decoded.height
+                # Once only: PyAV's side data and its frame hold each other, and frames would pile up until Python
+                # collects garbage.
+                turn = display_turn(decoded)
             time = timeline.place(stamp(decoded))
             yield Frame(index, time, apply_turn(to_bgr(decoded, size), turn))
         if index < 0:

@@ -16,6 +16,7 @@ import av.error
 import cv2
 import numpy as np
 from av.container import OutputContainer
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from lipsmith.errors import OutputError
@@ -120,6 +121,7 @@ class VideoWriter:
         self._colour = output_colour(colour, width, height)
         self._sound: _Soundtrack | None = None
         self._closed = False
+        self._reformatter = VideoReformatter()  # one for all frames: each builds its tables anew
         # The name stays short enough for any file system, and keeps the suffix that chooses the container.
         hidden = f".{self.path.stem[:40]}.partial-{secrets.token_hex(4)}{self.path.suffix}"
         self._partial = self.path.with_name(hidden)
@@ -161,7 +163,8 @@ class VideoWriter:
         with self._output_errors():
             if self._sound is not None:
                 self._sound.write_until(time + _SOUND_AHEAD_SECONDS)
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="bgr24").reformat(
+            frame = self._reformatter.reformat(
+                av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="bgr24"),
                 format="yuv420p",
                 dst_colorspace=self._colour.matrix,
                 dst_color_range=_LIMITED_RANGE,
