@@ -10,6 +10,7 @@ from lipsmith.data.clips import dropped_counts, load_clip, read_index
 from lipsmith.data.prepare import PrepareOptions, find_videos, prepare, read_manifest
 from lipsmith.errors import DataError
 from lipsmith.faces import detect
+
 from ..media_samples import make_clip, make_sound
 
 WIDTH, HEIGHT = 320, 240

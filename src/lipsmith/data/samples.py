@@ -24,6 +24,7 @@ from lipsmith.data.augment import (
     move_crop,
     recolour,
     roughen,
+    upper_shift,
 )
 from lipsmith.data.clips import Clip, ClipRecord, load_clip, read_index, stored_size
 from lipsmith.errors import DataError
@@ -225,7 +226,7 @@ def generator_batch(
             shift = _reference_shift(
                 own, clip, first, num_frames, least_reference_distance, num_reference_candidates
             )
-            references = _moved(clip, first + shift, num_frames, motion)
+            references = _moved_references(clip, first, shift, num_frames, motion)
         both = recolour(own, _unit(np.concatenate([targets, references])), faces)
         speech, start = (
             (other, int(own.integers(0, len(other) - num_frames + 1))) if foreign else (clip, first)
@@ -257,6 +258,23 @@ def generator_batch(
 def _moved(clip: Clip, first: int, count: int, motion: CropMotion) -> NDArray[np.uint8]:
     size = clip.record.face_size
     return np.stack([move_crop(image, motion, size) for image in clip.stored(first, count)])
+
+
+def _moved_references(
+    clip: Clip, first: int, shift: int, count: int, motion: CropMotion
+) -> NDArray[np.uint8]:
+    """The reference stretch, each frame moved so that its eyes lie where the target's do.
+
+    At inference the reference lies exactly on the target, and skin can be taken over as it is; a network
+    trained on references a few pixels off learns to blur instead.
+    """
+    size = clip.record.face_size
+    references = []
+    for target, image in zip(clip.stored(first, count), clip.stored(first + shift, count), strict=True):
+        across = upper_shift(image, target)
+        onto = motion.matrix @ np.array([[1.0, 0.0, across[0]], [0.0, 1.0, across[1]], [0.0, 0.0, 1.0]])
+        references.append(move_crop(image, CropMotion(onto, motion.flip), size))
+    return np.stack(references)
 
 
 def _reference_shift(

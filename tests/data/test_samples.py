@@ -1,0 +1,173 @@
+"""What a training step is shown, on clips whose pixels and sound say where they come from."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from lipsmith.data.augment import FaceAugmentation, SoundAugmentation, centre_motion, move_crop, upper_shift
+from lipsmith.data.clips import Clip, ClipRecord, encode_crop, stored_size
+from lipsmith.data.samples import ClipSampler, DataSelection, expert_batch, generator_batch
+from lipsmith.errors import DataError
+
+STILL = FaceAugmentation(flip=0, shift=0, scale=0, rotate=0, colour=0, blur=0, noise=0, grey=0)
+HEARD_AS_IT_IS = SoundAugmentation(gain=0, tilt=0, noise_floor=0, band_drop=0)
+SIDE = stored_size(96)
+
+
+def _clip(name: str, num_frames: int = 60, speaker: str = "ada", level: int = 0) -> Clip:
+    """Frame i is grey 2 · i + `level`; mel column c holds c / 100 − 4."""
+    record = ClipRecord(name, f"{name}.mp4", speaker, num_frames, 96, 25.0, 90.0, 1.0)
+    crops = [encode_crop(np.full((SIDE, SIDE, 3), 2 * i + level, np.uint8)) for i in range(num_frames)]
+    times = [Fraction(i, 25) for i in range(num_frames)]
+    mel = np.tile(np.arange(num_frames * 4 + 20, dtype=np.float32) / 100 - 4, (80, 1))
+    return Clip(record, crops, times, mel, 0)
+
+
+def _frame_of(face: np.ndarray) -> int:
+    return round(float(face.mean()) * 255 / 2)
+
+
+def _column_of(window: np.ndarray) -> int:
+    return round((float(window[0, 0, 0]) + 4) * 100)
+
+
+def test_each_expert_window_comes_with_its_own_sound():
+    batch = expert_batch(
+        ClipSampler([_clip("a")]),
+        np.random.default_rng(0),
+        num_clips=3,
+        num_frames=12,
+        faces=STILL,
+        sound=HEARD_AS_IT_IS,
+    )
+    assert batch.lower_halves.shape == (3, 12, 3, 48, 96)
+    assert batch.windows.shape == (3, 8, 1, 80, 16)
+    for row in range(3):
+        first = _frame_of(batch.lower_halves[row, 0])
+        for i in range(8):
+            assert _frame_of(batch.lower_halves[row, i]) == first + i
+            assert _column_of(batch.windows[row, i]) == (first + i) * 80 // 25
+
+
+def _generator_batch(clips, *, foreign=0.0, silence=0.0, seed=0, count=8):
+    return generator_batch(
+        ClipSampler(clips),
+        np.random.default_rng(seed),
+        num_clips=count,
+        num_frames=7,
+        lead_seconds=Fraction(1, 25),
+        num_negatives=10,
+        foreign_share=foreign,
+        silence_share=silence,
+        least_reference_distance=6,
+        num_reference_candidates=4,
+        faces=STILL,
+        sound=HEARD_AS_IT_IS,
+    )
+
+
+def test_references_keep_their_distance_and_sounds_their_time():
+    batch = _generator_batch([_clip("a"), _clip("b")])
+    assert not batch.foreign.any()
+    for row in range(8):
+        first = _frame_of(batch.targets[row, 0])
+        reference = _frame_of(batch.references[row, 0])
+        assert abs(reference - first) >= 6
+        assert [_frame_of(face) for face in batch.references[row]] == [*range(reference, reference + 7)]
+        for i in range(7):
+            assert batch.frame_windows[row, i, 0, 0, 0] == pytest.approx(
+                max(-4, ((first + i - 1) * 80 // 25) / 100 - 4), abs=1e-4
+            )
+        own = [_column_of(window) for window in batch.sync_windows[row]]
+        assert own[:3] == [(first + i) * 80 // 25 for i in range(3)]
+        allowed = [i for i in range(60) if i < first - 1 or i >= first + 4]
+        assert set(own[3:]) <= {i * 80 // 25 for i in allowed}
+
+
+def test_foreign_rows_show_the_target_itself_and_another_clip_speaks():
+    other = _clip("b", level=1)
+    other.mel[:] = 2.0
+    clip = _clip("a")
+    batch = _generator_batch([clip, other], foreign=1.0, count=2)
+    assert batch.foreign.all()
+    np.testing.assert_array_equal(batch.targets, batch.references)
+    spoken_by_b = [bool((windows[..., 4:] == 2.0).all()) for windows in batch.sync_windows]
+    faces_of_a = [round(float(face.mean()) * 255) % 2 == 0 for face in batch.targets[:, 0]]
+    assert spoken_by_b == faces_of_a  # each face hears the other's clip
+
+
+def test_some_foreign_rows_hear_nothing():
+    batch = _generator_batch([_clip("a"), _clip("b")], foreign=1.0, silence=1.0, count=2)
+    assert (batch.frame_windows == -4).all()
+
+
+def test_a_batch_depends_on_the_seed_alone():
+    clips = [_clip("a"), _clip("b")]
+    first, again, other = (_generator_batch(clips, seed=seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first.targets, again.targets)
+    np.testing.assert_array_equal(first.sync_windows, again.sync_windows)
+    assert not np.array_equal(first.targets, other.targets)
+
+
+def test_much_footage_of_one_speaker_counts_by_its_root():
+    clips = [_clip(f"a{i}") for i in range(9)] + [_clip("b", speaker="grace")]
+    sampler = ClipSampler(clips)
+    drawn = [sampler.draw(np.random.default_rng(i), 1, 10)[0].record.speaker for i in range(2000)]
+    assert drawn.count("grace") / 2000 == pytest.approx(1 / 4, abs=0.04)  # √1 of √1 + √9
+
+
+def test_a_crowd_counts_as_many_people():
+    clips = [_clip(f"a{i}", speaker="crowd") for i in range(9)] + [_clip("b", speaker="grace")]
+    sampler = ClipSampler(clips, (("crowd", 9),))
+    drawn = [sampler.draw(np.random.default_rng(i), 1, 10)[0].record.speaker for i in range(2000)]
+    assert drawn.count("grace") / 2000 == pytest.approx(1 / 10, abs=0.03)
+
+
+def test_too_short_clips_are_said_so():
+    with pytest.raises(DataError, match="100 frames"):
+        ClipSampler([_clip("a")]).draw(np.random.default_rng(0), 1, 100)
+
+
+def test_people_are_held_out_by_name():
+    selection = DataSelection(uses=("open",), leave_out=("doubtful",), validation=("ada",), test=("grace",))
+    record = _clip("a").record
+
+    def split(**changes):
+        return selection.split_of(ClipRecord(**{**record.__dict__, "use": "open", **changes}))
+
+    assert split() == "validation"
+    assert split(speaker="grace") == "test"
+    assert split(speaker="mary") == "train"
+    assert split(speaker="mary", use="research") is None
+    assert split(speaker="mary", source="doubtful/x.mp4") is None
+
+
+def test_a_large_offset_drops_the_clip_and_an_unclear_one_is_not_corrected():
+    selection = DataSelection(max_offset_seconds=0.3, min_offset_confidence=0.2)
+    record = _clip("a").record
+
+    def corrected(offset, confidence):
+        return selection.corrected(
+            ClipRecord(**{**record.__dict__, "offset_seconds": offset, "offset_confidence": confidence})
+        )
+
+    assert corrected(0.12, 0.5).offset_seconds == 0.12
+    assert corrected(0.6, 0.5) is None
+    assert corrected(0.6, 0.1).offset_seconds == 0
+    assert corrected(0.12, None).offset_seconds == 0
+
+
+def test_the_centre_is_the_crop_of_inference():
+    image = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3), np.uint8)
+    np.testing.assert_array_equal(move_crop(image, centre_motion(SIDE, 96), 96), image[16:112, 16:112])
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (3, -2), (-4, 5)])
+def test_a_shifted_face_is_moved_back(shift):
+    rng = np.random.default_rng(1)
+    canvas = np.kron(rng.integers(0, 255, (40, 40, 3)), np.ones((5, 5, 1))).astype(np.uint8)
+    target = canvas[30 : 30 + SIDE, 30 : 30 + SIDE]
+    # What lies at (30, 30) of the canvas lies at `shift` of the image: it must move back by it.
+    image = canvas[30 - shift[1] : 30 - shift[1] + SIDE, 30 - shift[0] : 30 - shift[0] + SIDE]
+    np.testing.assert_allclose(upper_shift(image, target), (-shift[0], -shift[1]), atol=0.4)
