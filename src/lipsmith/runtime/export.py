@@ -27,9 +27,11 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 # Most that a pixel (0 to 1) may differ from PyTorch's, anywhere in the face. The first is rounding in another
 # order of addition, the second weights rounded to eleven bits; a step of an 8-bit picture is 4e-3.
 MAX_DIFFERENCE = {"fp32": 1e-4, "fp16": 1e-2}
-# Least peak signal-to-noise ratio in dB of the lower half, the only part that is pasted.
-# 38 dB is an error of 3 steps of 255 root mean square: below the noise of the sensor and of the encoder.
+# Least peak signal-to-noise ratio in dB of the lower half, the only part that is pasted: over all judged rows, and
+# of the worst of them, lest an average hide one ruined face. 38 dB is an error of 3 steps of 255 root mean square,
+# below the noise of sensor and encoder; 32 dB is 6 steps.
 MIN_PSNR_INT8 = 38.0
+MIN_ROW_PSNR_INT8 = 32.0
 
 MIN_CALIBRATION_ROWS = 16
 # One row in so many is kept from calibration, to judge on inputs that the ranges were not fitted to.
@@ -143,6 +145,7 @@ def _quantise(graph: Any, mels: FloatArray, faces: FloatArray) -> Any:
         try:
             with without_telemetry():
                 import nncf
+                from nncf.quantization.range_estimator import RangeEstimatorParametersSet
         except ImportError as error:
             raise RuntimeUnavailableError(
                 f"int8 needs NNCF, which cannot be imported ({error}): pip install 'lipsmith[train]'"
@@ -153,12 +156,14 @@ def _quantise(graph: Any, mels: FloatArray, faces: FloatArray) -> Any:
             graph,
             nncf.Dataset(rows),
             subset_size=len(rows),
-            # Asymmetric activations: half of what a generator sums has signs, half has not.
-            preset=nncf.QuantizationPreset.MIXED,
+            # Symmetric ranges: nearly all activations come from a ReLU, so that offsets gain nothing.
+            preset=nncf.QuantizationPreset.PERFORMANCE,
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 # Without VNNI instructions (most processors before 2019) sums of two 8-bit products overflow
                 # 16 bits; weights of seven bits cannot. The files must be right on every machine.
                 overflow_fix=nncf.OverflowFix.ENABLE,
+                # True extremes: the usual mean over samples clips what is rare, and a rare bright tooth shows.
+                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
             ),
         )
 
@@ -186,12 +191,15 @@ def _check_agreement(
     if not np.isfinite(expected).all():
         raise WeightsError("The generator gives values that are not numbers: its weights are damaged.")
     if precision == "int8":
-        ratio = psnr(lower_half(generated), lower_half(expected))
-        if not ratio >= MIN_PSNR_INT8:
+        generated, expected = lower_half(generated), lower_half(expected)
+        ratio = psnr(generated, expected)
+        worst = min(psnr(*pair) for pair in zip(generated, expected, strict=True))
+        if not (ratio >= MIN_PSNR_INT8 and worst >= MIN_ROW_PSNR_INT8):
             raise WeightsError(
-                f"The int8 generator was not written: on {len(mels)} samples that it was not calibrated "
-                f"with, its lower faces agree with PyTorch's to {ratio:.1f} dB, and {MIN_PSNR_INT8:g} dB is "
-                "the least. Give more varied calibration samples, or use fp16."
+                f"The int8 generator was not written: on {len(mels)} samples that it was not calibrated with, "
+                f"its lower faces agree with PyTorch's to {ratio:.1f} dB ({worst:.1f} dB in the worst), and "
+                f"{MIN_PSNR_INT8:g} dB ({MIN_ROW_PSNR_INT8:g} dB) is the least. "
+                "Give more varied calibration samples, or use fp16."
             )
         return
     difference = float(np.abs(generated - expected).max())
