@@ -82,8 +82,8 @@ def make_clip(
 
     `times` (seconds) make the frame rate variable; `rotation` is the turn, in degrees clockwise, that the
     file asks of a player (the stored pictures are turned the other way, so that they come out upright);
-    `sound_seconds` of None makes a silent clip, `num_frames` of 0 sound alone; `sound_start` delays the
-    sound; `sound_hole` (from, to, in seconds of the sound) leaves packets out.
+    `sound_seconds` of None makes a silent clip, `num_frames` of 0 sound alone and of -1 a picture without frames;
+    `sound_start` delays the sound; `sound_hole` (from, to, in seconds of the sound) leaves packets out.
     """
     with av.open(str(path), "w", options=options or {}) as container:
         streams: dict[str, av.VideoStream | av.AudioStream] = {}

@@ -1,6 +1,7 @@
 """Frames and samples come back with the numbers, times and colours that went in."""
 
 import gc
+import os
 import weakref
 from fractions import Fraction
 from itertools import pairwise
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from lipsmith.errors import InputError
+from lipsmith.media.probe import probe
 from lipsmith.media.read import (
     _Timeline,
     first_frame_time,
@@ -337,6 +339,31 @@ def test_folder(tmp_path: Path) -> None:
         read_samples(tmp_path)
 
 
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(InputError, match="is not a regular file"):
+        next(read_frames(tmp_path / "pipe.mp4"))
+
+
+@pytest.mark.parametrize(
+    "name", ["a:b.mp4", "100%03d.mp4", "-i.mp4", "Ünïcode and space?#.mp4", "http:x.mp4"]
+)
+def test_names_are_only_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    make_clip(tmp_path / "plain.mp4", num_frames=2).rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert numbers_and_times(Path(name))[0] == [0, 1]
+
+
+@pytest.mark.parametrize("sound_seconds", [None, 1.0])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
+def test_a_video_without_frames(tmp_path: Path, suffix: str, sound_seconds: float | None) -> None:
+    clip = make_clip(tmp_path / f"clip.{suffix}", num_frames=-1, sound_seconds=sound_seconds)
+    with pytest.raises(InputError, match=r"has no frames|holds no data"):
+        list(read_frames(clip))
+    with pytest.raises(InputError, match=r"has no frames|holds no data"):
+        first_frame_time(clip)
+
+
 def test_empty_file(tmp_path: Path) -> None:
     path = tmp_path / "empty.mp4"
     path.touch()
@@ -364,9 +391,9 @@ def test_random_bytes_end_in_an_input_error(tmp_path: Path) -> None:
 
 def test_sound_where_a_picture_is_wanted(tmp_path: Path) -> None:
     sound = make_sound(tmp_path / "s.wav", 1.0, sound_codec="pcm_s16le")
-    with pytest.raises(InputError, match="has no video stream"):
+    with pytest.raises(InputError, match="has no frames, only sound"):
         next(read_frames(sound))
-    with pytest.raises(InputError, match="has no video stream"):
+    with pytest.raises(InputError, match="has no frames, only sound"):
         first_frame_time(sound)
 
 
@@ -417,3 +444,24 @@ def test_ffmpeg_is_silent_on_bad_input(tmp_path: Path, capfd: pytest.CaptureFixt
     with pytest.raises(InputError):
         list(read_frames(truncate(clip, 0.2)))
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "grid/grid_s30_bbac3n.mpg",
+        "promo/wth_ariana_70ed.flv",
+        "other/hdtf_rd_radio10_2s.mp4",
+        "anchors/ar_06594.mp4",
+        "usgov/us_aoc_wda_8s.mp4",
+    ],
+)
+def test_real_clips(shared_clips: Path, name: str) -> None:
+    clip = shared_clips / name
+    video = probe(clip).video
+    assert video is not None
+    times = [frame.time for frame in read_frames(clip)]
+    assert all(a < b for a, b in pairwise(times))
+    assert len(times) == (video.num_frames or round((times[-1] + 1 / video.rate) * video.rate))
+    samples = read_samples(clip, origin=first_frame_time(clip))
+    assert abs(len(samples) / 16_000 - float(times[-1] + 1 / video.rate)) < 0.1

@@ -30,6 +30,7 @@ Frames = av.VideoFrame | av.AudioFrame
 # FFmpeg "decodes" a text file as terminal art, and a playlist would open other files: neither is a recording.
 _FORMATS_REFUSED = {"tty", "hls", "concat", "dash", "imf", "bin", "idf", "adf", "xbin"}
 _IMAGE_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")
+_MEDIA_SIGNATURES = (b"\x1aE\xdf\xa3", b"RIFF", b"FLV", b"OggS", b"fLaC", b"ID3")
 _UNSPECIFIED_MATRIX, _BT709, _BT601 = 2, 1, 5  # FFmpeg's scaler numbers the matrices like H.273
 
 # FFmpeg's quick default truncates: every round trip would darken the picture by two levels. Bilinear chroma
@@ -51,7 +52,9 @@ def require_file(path: Clip) -> Path:
             raise InputError(f"{path} is a folder; give the path of a media file.")
         if not path.exists():
             raise InputError(f"There is no file {path}; check the path.")
-        if path.is_file() and path.stat().st_size == 0:
+        if not path.is_file():  # opening a pipe would wait for somebody to write into it
+            raise InputError(f"{path} is not a regular file; save what it gives to a file first.")
+        if path.stat().st_size == 0:
             raise InputError(f"{path} is empty (0 bytes); copy or download it again.")
         with path.open("rb"):
             pass
@@ -101,6 +104,16 @@ def video_stream(container: InputContainer) -> av.VideoStream | None:
             f"The video codec of {container.name.removeprefix('file:')} is unknown; convert it to H.264."
         )
     return None
+
+
+def require_video_stream(container: InputContainer, path: Path) -> av.VideoStream:
+    """The first real video stream, or `InputError`."""
+    stream = video_stream(container)
+    if stream is None and not container.streams.audio:
+        raise InputError(f"{path} has no frames, and no sound either; give a video or an image.")
+    if stream is None:
+        raise InputError(f"{path} has no frames, only sound; give a video or an image.")
+    return stream
 
 
 def audio_stream(container: InputContainer) -> av.AudioStream | None:
@@ -259,4 +272,6 @@ def _not_media(path: Path) -> str:
         head = file.read(12)
     if head[4:8] == b"ftyp":
         return f"{path} is cut short: its index (moov) is missing or incomplete. Copy or download it again."
+    if head.startswith(_MEDIA_SIGNATURES):
+        return f"{path} is damaged, or holds no data: FFmpeg cannot read it. Copy or download it again."
     return f"{path} is not a video, sound or image that FFmpeg can read; check that it is what its name says."

@@ -18,10 +18,10 @@ from lipsmith.media.container import (
     is_still_image,
     open_input,
     require_file,
+    require_video_stream,
     require_whole,
     stamp,
     to_bgr,
-    video_stream,
 )
 from lipsmith.media.images import read_image
 from lipsmith.media.probe import apply_turn, display_turn, stream_rate
@@ -59,9 +59,7 @@ def read_frames(path: Clip) -> Iterator[Frame]:
         yield Frame(0, Fraction(0), read_image(path))
         return
     with open_input(path) as container:
-        stream = video_stream(container)
-        if stream is None:
-            raise InputError(f"{path} has no video stream, only sound; give a video or an image.")
+        stream = require_video_stream(container, path)
         require_whole(container, stream, path)
         stream.thread_type = "AUTO"
         timeline = _Timeline(stream_rate(stream))
@@ -91,9 +89,7 @@ def first_frame_time(path: Clip) -> Fraction:
     if is_still_image(path):
         return Fraction(0)
     with open_input(path) as container:
-        stream = video_stream(container)
-        if stream is None:
-            raise InputError(f"{path} has no video stream, only sound; give a video or an image.")
+        stream = require_video_stream(container, path)
         for frame in decode(container, stream, path):
             return stamp(frame) or Fraction(0)
     raise InputError(f"The video stream of {path} has no frames; give a video with a picture.")
