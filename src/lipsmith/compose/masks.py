@@ -8,7 +8,7 @@ only).
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from lipsmith.conditioning import lower_half_start
 
@@ -25,9 +25,9 @@ _MOUTH_CENTER, _MOUTH_AXES = (0.5, 0.72), (0.30, 0.18)
 _MOUTH_FEATHER = 0.4
 
 
-def smoothstep(values: NDArray, low: float, high: float) -> NDArray:
+def smoothstep(values: ArrayLike, low: float, high: float) -> NDArray:
     """0 up to `low`, 1 from `high` on, a cubic with level ends between."""
-    share = np.clip((values - low) / (high - low), 0, 1)
+    share = np.clip((np.asarray(values) - low) / (high - low), 0, 1)
     return share * share * (3 - 2 * share)
 
 
@@ -58,7 +58,8 @@ def mouth_mask(size: int) -> Mask:
 
 @lru_cache(maxsize=8)
 def skin_mask(size: int) -> Mask:
-    """Where generated and original should agree: the lower face round the mouth, 1 inside, without background.
+    """Where generated and original should agree: the lower face round the mouth, 1 inside, without
+    background.
 
     The upper half is left out because a generator that copies it well may still be wrong where it must paint.
     """

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from lipsmith.compose.colour import colour_gain
 from lipsmith.compose.masks import largest_channel, lower_face_mask, mouth_mask, smoothstep
+from lipsmith.compose.sharpness import match_sharpness
 from lipsmith.geometry import Crop, Image
 
 Field = NDArray[np.float32]
 
 _AGREE = 4.0  # grey levels of smooth difference up to which skin counts as the same
 _DIFFER = 14.0  # and from which it counts as new
+_TOUCHED = (0.5, 2.0)  # the same for the mouth, where any generator but a copying one changes something
 # In shares of the crop's side; two, three and three pixels of 96.
 _NOISE_SHARE = 1 / 48  # sigma of the blur that takes a generator's noise out of the difference
 _BLUR_SHARE = 1 / 32  # sigma of the blur that a generator may add without having moved anything
@@ -31,13 +33,14 @@ def paste_face(
     generated: NDArray,
     shown: Image | None = None,
     *,
-    match_colour: bool = True,
+    match: bool = True,
 ) -> Image:
     """`frame` with the lower face of `crop` taken from `generated`.
 
     `frame` is uint8 BGR and stays as it is. `generated` is S × S × 3 BGR in grey levels, uint8 or float in
     [0, 255]. `shown` is the crop that the generator saw, S × S × 3 uint8 (`crop.extract(frame)` when not
-    given). Only pixels inside the crop's `lower_face_mask` change.
+    given). Colours and sharpness are matched first, unless `match` is false. Only pixels inside the crop's
+    `lower_face_mask` change.
     """
     size = crop.size
     if generated.shape != (size, size, 3):
@@ -46,8 +49,8 @@ def paste_face(
         shown = crop.extract(frame)
     result = frame.copy()
     old, new = shown.astype(np.float32), generated.astype(np.float32)
-    if match_colour:
-        new = new * colour_gain(new, old)
+    if match:
+        new = match_sharpness(new * colour_gain(new, old), old)
     share = lower_face_mask(size) * change_mask(new, old)
     if not share.any():
         return result
@@ -83,9 +86,9 @@ def change_mask(new: Field, old: Field) -> Field:
     difference = largest_channel(_blurred(new - old, _NOISE_SHARE * size))
     blur_alone = largest_channel(_blurred(old, _BLUR_SHARE * size) - old)
     difference -= cv2.dilate(blur_alone, _disc(size)) * (1 - mouth)
+    whole_mouth = float(smoothstep((difference * mouth).max(), *_TOUCHED))
     # The largest difference nearby: old detail beside a moved lip belongs to the old lip.
     amount = cv2.dilate(difference, _disc(size))
-    whole_mouth = float(smoothstep(np.asarray((amount * mouth).max()), _AGREE, _DIFFER))
     changed = np.maximum(smoothstep(amount, _AGREE, _DIFFER), mouth * whole_mouth)
     return _blurred(changed, _FADE_SHARE * size)
 
