@@ -21,8 +21,8 @@ _FACE_CENTER, _FACE_AXES = (0.5, 0.75), (0.46, 0.25)
 _FACE_SQUARENESS = 2.5  # exponent; 2 is an ellipse, which would cut into an open jaw
 _FACE_FEATHER = 0.3  # of the way from the rim to the middle: above and below about 7 pixels of 96
 # The mouth's middle lies at 0.70 ± 0.006; published weights see it a little lower.
-_MOUTH_CENTER, _MOUTH_AXES = (0.5, 0.72), (0.30, 0.18)
-_MOUTH_FEATHER = 0.4
+_MOUTH_CENTER, _MOUTH_AXES = (0.5, 0.72), (0.31, 0.20)
+_MOUTH_FEATHER = 0.35
 
 
 def smoothstep(values: ArrayLike, low: float, high: float) -> NDArray:
