@@ -294,7 +294,7 @@ class LipSyncer:
             _Work(image, index / Fraction(rate), track[index] if index < len(track) else None)
             for index, image in enumerate(frames)
         )
-        with closing(self._render(works, mel, self._lead(None), 1, _Clock())) as rendered:
+        with closing(self._render(works, mel, self._lead(None), _LARGEST_BATCH, _Clock())) as rendered:
             for work in rendered:
                 yield work.image
 
