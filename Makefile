@@ -40,7 +40,7 @@ fmt: $(VENV)/.dev  ## Format the code and mend what lint can mend
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.dev  ## Measure speed and memory (benchmarks/)
-	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/sync_speed.py
 
 clean:  ## Remove the environment and the demo's result
 	rm -rf $(VENV) demo-output
