@@ -121,7 +121,9 @@ class Crop:
             max(-self.left, 0),
             max(self.right - columns, 0),
         )
-        return cv2.copyMakeBorder(inside, *over, cv2.BORDER_REPLICATE) if any(over) else inside
+        if not any(over):
+            return inside
+        return np.asarray(cv2.copyMakeBorder(inside, *over, cv2.BORDER_REPLICATE), np.uint8)
 
     def extract(self, image: Image) -> Image:
         """The face crop, size × size × 3."""
