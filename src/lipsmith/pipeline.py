@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsmith.audio.mel import SILENCE, mel_from_blocks, mel_spectrogram
-from lipsmith.audio.voice import speech_activity
+from lipsmith.audio.voice import silence_pauses
 from lipsmith.audio.windows import window_batch
 from lipsmith.compose.paste import paste_face
 from lipsmith.conditioning import mask_lower_half
@@ -289,7 +289,7 @@ class LipSyncer:
         """
         mel = mel_spectrogram(samples)
         if close_in_silence:
-            mel = _silenced(mel)
+            mel = silence_pauses(mel)
         works = (
             _Work(image, index / Fraction(rate), track[index] if index < len(track) else None)
             for index, image in enumerate(frames)
@@ -318,7 +318,7 @@ class LipSyncer:
         with clock.working("listen"):
             mel, audio_seconds = _listen(audio)
             if options.close_in_silence:
-                mel = _silenced(mel)
+                mel = silence_pauses(mel)
         survey = self._survey(info, audio_seconds, options.face, clock, progress)
         plan = _plan(survey, audio_seconds, options.length)
         without_face = _ranges_without_face(plan, survey.boxes)
@@ -605,11 +605,6 @@ def _listen(path: Path) -> tuple[FloatArray, Fraction]:
             "are needed."
         )
     return mel, duration
-
-
-def _silenced(mel: FloatArray) -> FloatArray:
-    """`mel` with silence where nobody speaks, so that noise moves no lips."""
-    return np.where(speech_activity(mel) > 0.5, mel, np.float32(SILENCE))
 
 
 def _label(wanted: bool | str, picture: VideoStream) -> Callable[[Image], Image] | None:

@@ -16,11 +16,11 @@ SIDE = stored_size(96)
 
 
 def _clip(name: str, num_frames: int = 60, speaker: str = "ada", level: int = 0) -> Clip:
-    """Frame i is grey 2 · i + `level`; mel column c holds c / 100 − 4."""
+    """Frame i is grey 2 · i + `level`; mel column c holds c / 1000 − 1, which is speech."""
     record = ClipRecord(name, f"{name}.mp4", speaker, num_frames, 96, 25.0, 90.0, 1.0)
     crops = [encode_crop(np.full((SIDE, SIDE, 3), 2 * i + level, np.uint8)) for i in range(num_frames)]
     times = [Fraction(i, 25) for i in range(num_frames)]
-    mel = np.tile(np.arange(num_frames * 4 + 20, dtype=np.float32) / 100 - 4, (80, 1))
+    mel = np.tile(np.arange(num_frames * 4 + 20, dtype=np.float32) / 1000 - 1, (80, 1))
     return Clip(record, crops, times, mel, 0)
 
 
@@ -29,7 +29,7 @@ def _frame_of(face: np.ndarray) -> int:
 
 
 def _column_of(window: np.ndarray) -> int:
-    return round((float(window[0, 0, 0]) + 4) * 100)
+    return round((float(window[0, 0, 0]) + 1) * 1000)
 
 
 def test_each_expert_window_comes_with_its_own_sound():
@@ -76,9 +76,8 @@ def test_references_keep_their_distance_and_sounds_their_time():
         assert abs(reference - first) >= 6
         assert [_frame_of(face) for face in batch.references[row]] == [*range(reference, reference + 7)]
         for i in range(7):
-            assert batch.frame_windows[row, i, 0, 0, 0] == pytest.approx(
-                max(-4, ((first + i - 1) * 80 // 25) / 100 - 4), abs=1e-4
-            )
+            heard = batch.frame_windows[row, i, 0, 0, 4]  # column 4 of a window that starts one frame earlier
+            assert heard == pytest.approx(((first + i - 1) * 80 // 25 + 4) / 1000 - 1, abs=1e-4)
         own = [_column_of(window) for window in batch.sync_windows[row]]
         assert own[:3] == [(first + i) * 80 // 25 for i in range(3)]
         allowed = [i for i in range(60) if i < first - 1 or i >= first + 4]
@@ -97,9 +96,15 @@ def test_foreign_rows_show_the_target_itself_and_another_clip_speaks():
     assert spoken_by_b == faces_of_a  # each face hears the other's clip
 
 
-def test_some_foreign_rows_hear_nothing():
-    batch = _generator_batch([_clip("a"), _clip("b")], foreign=1.0, silence=1.0, count=2)
-    assert (batch.frame_windows == -4).all()
+def test_pauses_are_shown_with_a_reference_that_speaks_and_heard_as_silence():
+    clip = _clip("a")
+    clip.mel[:, :100] = -3.9  # room noise for 1.25 s: with the hangover, frames 0 to 22 hear no speech
+    batch = _generator_batch([clip], silence=1.0, count=4)
+    for row in range(4):
+        assert _frame_of(batch.targets[row, 6]) <= 22
+        assert _frame_of(batch.references[row, 3]) > 22
+        assert (batch.frame_windows[row] == -4).all()
+    assert not (batch.sync_windows[:, 0] == -4).all()  # the expert hears the room
 
 
 def test_a_batch_depends_on_the_seed_alone():

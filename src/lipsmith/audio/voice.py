@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from lipsmith.audio.mel import SILENCE
 from lipsmith.timebase import MEL_RATE_HZ
 
 FloatArray = NDArray[np.float32]
@@ -31,6 +32,11 @@ def speech_activity(mel: FloatArray) -> FloatArray:
     active = level > threshold
     active = _opened(active, round(_SHORTEST_SECONDS * MEL_RATE_HZ))
     return _widened(active, round(_HANGOVER_SECONDS * MEL_RATE_HZ)).astype(np.float32)
+
+
+def silence_pauses(mel: FloatArray) -> FloatArray:
+    """`mel` (80, n) with silence where nobody speaks: what a generator hears, so that room noise moves no lips."""
+    return np.where(speech_activity(mel)[None] > 0, mel, np.float32(SILENCE))
 
 
 def _widened(active: NDArray[np.bool_], columns: int) -> NDArray[np.bool_]:

@@ -18,10 +18,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lipsmith.audio.voice import speech_activity
 from lipsmith.audio.windows import window_batch
 from lipsmith.errors import DataError
 from lipsmith.geometry import resize
-from lipsmith.timebase import MEL_RATE_HZ, window_start
+from lipsmith.timebase import MEL_RATE_HZ, NUM_MELS, window_start
 
 INDEX_NAME = "index.jsonl"
 DROPPED_NAME = "dropped.jsonl"
@@ -102,6 +103,11 @@ class Clip:
         """Face crops as inference sees them, uint8 (count, S, S, 3), BGR."""
         count = len(self) - first if count is None else count
         return self.stored(first, count)[:, self.core, self.core]
+
+    def speaking(self) -> NDArray[np.bool_]:
+        """Whether anything is said in the 0.2 s from each frame on, (T,)."""
+        windows = window_batch(np.repeat(speech_activity(self.mel)[None], NUM_MELS, axis=0), self.starts())
+        return windows[:, 0, 0].max(axis=-1) > 0
 
     def upper_thumbnail(self, frame: int) -> NDArray[np.float32]:
         """The upper half of a stored crop, 24 × 12 grey: pose without mouth, for comparing frames."""

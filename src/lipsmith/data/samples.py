@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsmith.audio.mel import SILENCE
+from lipsmith.audio.voice import speech_activity
 from lipsmith.audio.windows import window_batch
 from lipsmith.data.augment import (
     CropMotion,
@@ -204,9 +205,12 @@ def generator_batch(
     sound: SoundAugmentation,
     pool: ThreadPoolExecutor | None = None,
 ) -> GeneratorBatch:
-    """Draw a batch. The references of a stretch are a stretch too (paper, 3.4.2), chosen among a few candidates at
+    """Draw a batch.
+
+    The references of a stretch are a stretch too (paper, 3.4.2), chosen among a few candidates at
     least `least_reference_distance` frames away as the one most like the target in the visible upper half: alike in
-    pose, not in mouth. `foreign_share` of the rows hear another clip; `silence_share` of the foreign ones hear nothing.
+    pose, not in mouth. `foreign_share` of the rows hear another clip. `silence_share` of the others show a pause of
+    their clip where it has one, with a reference that speaks. As at inference, the generator hears silence in pauses.
     """
     clips = sampler.draw(rng, num_clips, num_frames + least_reference_distance)
     others = sampler.draw(rng, num_clips, num_frames + least_reference_distance)
@@ -219,23 +223,25 @@ def generator_batch(
         motion = draw_motion(own, stored_size(size), size, faces)
         first = int(own.integers(0, len(clip) - num_frames + 1))
         foreign = bool(own.random() < foreign_share) and other is not clip
-        targets = _moved(clip, first, num_frames, motion)
         if foreign:
-            references = targets
+            targets = references = _moved(clip, first, num_frames, motion)
         else:
+            speaking = clip.speaking()
+            pauses = _pause_starts(speaking, num_frames)
+            if len(pauses) and own.random() < silence_share:
+                first = int(own.choice(pauses))
             shift = _reference_shift(
-                own, clip, first, num_frames, least_reference_distance, num_reference_candidates
+                own, clip, first, num_frames, least_reference_distance, num_reference_candidates, speaking
             )
+            targets = _moved(clip, first, num_frames, motion)
             references = _moved_references(clip, first, shift, num_frames, motion)
         both = recolour(own, _unit(np.concatenate([targets, references])), faces)
         speech, start = (
             (other, int(own.integers(0, len(other) - num_frames + 1))) if foreign else (clip, first)
         )
         mel = change_sound(own, speech.mel, sound)
-        if foreign and own.random() < silence_share:
-            mel = np.full_like(mel, SILENCE)
-        frame_starts = speech.starts(lead_seconds)[start : start + num_frames]
-        frame_windows = window_batch(mel, frame_starts)
+        heard = np.where(speech_activity(speech.mel)[None] > 0, mel, np.float32(SILENCE))
+        frame_windows = window_batch(heard, speech.starts(lead_seconds)[start : start + num_frames])
         sync_windows = _sync_windows(own, speech, mel, start, num_frames, num_negatives)
         return (
             _channels_first(both[:num_frames]),
@@ -278,11 +284,19 @@ def _moved_references(
 
 
 def _reference_shift(
-    rng: np.random.Generator, clip: Clip, first: int, count: int, least: int, candidates: int
+    rng: np.random.Generator,
+    clip: Clip,
+    first: int,
+    count: int,
+    least: int,
+    candidates: int,
+    speaking: NDArray[np.bool_],
 ) -> int:
-    """Frames from the target stretch to its reference stretch."""
+    """Frames from the target stretch to its reference stretch, which speaks in its middle where any does."""
     shifts = np.arange(-first, len(clip) - count - first + 1)
     shifts = shifts[np.abs(shifts) >= least]
+    spoken = shifts[speaking[first + count // 2 + shifts]] if len(shifts) else shifts
+    shifts = spoken if len(spoken) else shifts
     if not len(shifts):
         # A clip just long enough: the end that is further away.
         return -first if first >= len(clip) - count - first else len(clip) - count - first
@@ -291,6 +305,13 @@ def _reference_shift(
     target = clip.upper_thumbnail(middle)
     unlike = [float(np.abs(clip.upper_thumbnail(middle + int(shift)) - target).mean()) for shift in drawn]
     return int(drawn[int(np.argmin(unlike))])
+
+
+def _pause_starts(speaking: NDArray[np.bool_], count: int) -> NDArray[np.intp]:
+    """First frames of the stretches of `count` frames in which nobody speaks."""
+    if len(speaking) < count:
+        return np.zeros(0, np.intp)
+    return np.flatnonzero(~np.lib.stride_tricks.sliding_window_view(speaking, count).any(axis=1))
 
 
 def _sync_windows(

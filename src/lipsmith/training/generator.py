@@ -312,8 +312,8 @@ def train_generator(
 ) -> TrainingReport:
     """Train a generator on prepared clips, from `initial` weights (a run's folder or file) when given.
 
-    The averaged weights with the best held-out value, PSNR of the lower half / 100 plus the preference share (a decibel
-    counts as a hundredth), are `best.safetensors`; the latest ones are `last.safetensors`.
+    The averaged weights with the best held-out value are `best.safetensors`; the latest ones are `last.safetensors`.
+    The value is the preference share, plus a hundredth of the lower half's PSNR, plus half of the mouth's sharpness.
     """
     torch.manual_seed(recipe.seed)
     expert_path = expert or recipe.expert
@@ -397,7 +397,8 @@ def train_generator(
                 measures = {name: float(np.mean(values)) for name, values in sums.items()}
                 sums.clear()
                 measures |= validate_generator(average.model, judge, recipe, held_out)
-                quality = measures["psnr_lower"] / 100 + measures.get("preference", 0.0)
+                sharpness = min(1.0, measures["mouth_sharpness"])
+                quality = measures["psnr_lower"] / 100 + sharpness / 2 + measures.get("preference", 0.0)
                 run.judge(quality, measures, average.model, metadata)
                 run.save(parts)
                 save_weights(average.model, run.folder / "last.safetensors", metadata)
