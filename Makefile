@@ -10,7 +10,7 @@ WORKERS ?= 2
 DEMO ?= demo-output/demo.mp4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format-check lint types imports fmt bench clean
+.PHONY: help demo test check format-check lint types imports fmt bench weights clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,21 @@ fmt: $(VENV)/.dev  ## Format the code and mend what lint can mend
 
 bench: $(VENV)/.dev  ## Measure speed and memory (benchmarks/)
 	$(BIN)/python benchmarks/sync_speed.py
+
+# The stages in their order; each goes on where it was cut off.
+RUNS ?= runs
+TRAIN := $(BIN)/lipsmith train --data $(RUNS)/prepared --resume
+weights: $(VENV)/.dev  ## Train the default weights again: make weights CLIPS=FOLDER (hours; manifest.tsv in it)
+	$(BIN)/lipsmith prepare $(CLIPS) --manifest $(CLIPS)/manifest.tsv --output $(RUNS)/prepared
+	$(TRAIN) recipes/expert.yaml --output $(RUNS)/expert
+	$(TRAIN) recipes/reconstruction.yaml --output $(RUNS)/reconstruction
+	$(BIN)/lipsmith offsets $(RUNS)/prepared --expert $(RUNS)/expert
+	$(TRAIN) recipes/judge.yaml --output $(RUNS)/judge
+	$(TRAIN) recipes/generator.yaml --expert $(RUNS)/expert --initial $(RUNS)/reconstruction --output $(RUNS)/generator
+	$(TRAIN) recipes/refinement.yaml --expert $(RUNS)/expert --output $(RUNS)/generator
+	$(BIN)/lipsmith export $(RUNS)/generator --data $(RUNS)/prepared --output $(RUNS)/weights/default
+	$(BIN)/python -m lipsmith.evaluation $(RUNS)/weights/default --judge $(RUNS)/judge --data $(RUNS)/prepared \
+		--recipe recipes/refinement.yaml --strips $(RUNS)/strips --json $(RUNS)/scores.json
 
 clean:  ## Remove the environment and the demo's result
 	rm -rf $(VENV) demo-output

@@ -29,14 +29,6 @@ def prepare(
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Processes.", show_default="one a core")
     ] = None,
-    offsets: Annotated[
-        Path | None,
-        typer.Option(
-            "--offsets",
-            metavar="EXPERT",
-            help="A trained expert: measure each clip's offset between picture and sound, and correct it.",
-        ),
-    ] = None,
     as_json: JsonReport = False,
 ) -> None:
     """Turn raw footage into training clips: face crops, mel, exact times, an index."""
@@ -53,15 +45,8 @@ def prepare(
             workers=workers,
             on_progress=lambda done, total: bars.show("videos", done, total),
         )
-        measured = None
-        if offsets is not None:
-            from lipsmith.training.offsets import measure_offsets
-
-            measured = measure_offsets(
-                output, offsets, on_progress=lambda done, total: bars.show("offsets", done, total)
-            )
     if as_json:
-        write_json(report.to_dict() | ({"offsets": measured.to_dict()} if measured else {}))
+        write_json(report.to_dict())
     else:
         write_answer(str(report.output))
     say(
@@ -70,12 +55,6 @@ def prepare(
     )
     for reason, count in sorted(report.dropped.items()):
         say(f"Left out: {count} × {reason}.")
-    if measured:
-        shifted = sum(count for offset, count in measured.histogram.items() if abs(offset) > 1)
-        say(
-            f"Offsets: {measured.num_clear} of {measured.num_measured} measured clips are clear, {shifted} of them are "
-            "more than a frame off and were corrected."
-        )
 
 
 def train(
