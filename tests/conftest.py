@@ -1,5 +1,6 @@
 """Fixtures that every test folder shares."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,10 @@ def shared_clips() -> Path:
 def parity() -> Path:
     """Folder of reference numbers beside the checkout; skips where it is absent."""
     return _shared("parity")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    """Shells start background jobs with SIGINT ignored, and children inherit that: tests of interrupts need it back."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

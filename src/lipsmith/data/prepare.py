@@ -175,8 +175,7 @@ def prepare(
     jobs = []
     for path, name in videos:
         if name not in done:
-            own = facts.get(_stem(name)) if facts is not None else _facts_from_path(name)
-            jobs.append(_Job(path, name, own if own is not None else _facts_from_path(name)))
+            jobs.append(_Job(path, name, _facts_about(name, facts)))
     finished = len(videos) - len(jobs)
     if on_progress:
         on_progress(finished, len(videos))
@@ -187,6 +186,17 @@ def prepare(
         if on_progress:
             on_progress(finished, len(videos))
     return _report(output, len(videos))
+
+
+def _facts_about(name: str, facts: dict[str, dict[str, str]] | None) -> dict[str, str]:
+    """What the manifest says of a video: by its whole name, or by its end where just one row ends like that."""
+    stem = _stem(name)
+    if facts is None:
+        return _facts_from_path(name)
+    if stem in facts:
+        return facts[stem]
+    ending = [known for listed, known in facts.items() if listed.endswith(f"/{stem}")]
+    return ending[0] if len(ending) == 1 else _facts_from_path(name)
 
 
 def _facts_from_path(name: str) -> dict[str, str]:
