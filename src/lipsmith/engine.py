@@ -21,8 +21,8 @@ def without_telemetry() -> Iterator[None]:
     """Inside, `openvino_telemetry` cannot be imported.
 
     Merely importing `openvino` (or `nncf`) reports to a statistics server unless a file in the home folder
-    says no. Lipsmith does nothing over a network that it was not asked for. Both carry a stand-in for
-    an absent telemetry package and keep to whichever they found when first imported.
+    says no. Lipsmith does nothing over a network that it was not asked for. Both carry a stand-in for an
+    absent telemetry package and keep to whichever they found when first imported.
     """
     with _IMPORT_LOCK:
         blocked = {name: module for name, module in sys.modules.items() if _is_telemetry(name)}

@@ -96,8 +96,7 @@ def choose_policy(policy: str, num_frames: int, num_kept: int, missing_seconds: 
         return policy
     if missing_seconds <= _MOMENT_SECONDS:
         return "hold"
-    # Backwards, the frames before each stretch of `num_kept` are decoded again: half of all of them on
-    # average.
+    # Backwards, the frames before each stretch of `num_kept` are decoded again: half of all of them on average.
     return "bounce" if num_frames <= 2 * _MOST_DECODES * num_kept else "loop"
 
 

@@ -125,8 +125,7 @@ class TestSpeech:
         assert np.corrcoef(level, spoken.openness)[0, 1] > 0.7
 
     def test_the_vowel_decides_lips_and_spectrum(self, spoken: Performance) -> None:
-        # Energy of the second formant's range, by frame, in vowels: high for spread lips, low for rounded
-        # ones.
+        # Energy of the second formant's range, by frame, in vowels: high for spread lips, low for rounded ones.
         def tilt(frame: int) -> float:
             piece = spoken.samples[frame * 640 : (frame + 1) * 640]
             power = np.abs(np.fft.rfft(piece * np.hanning(640))) ** 2

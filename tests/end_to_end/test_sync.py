@@ -1,5 +1,4 @@
-"""A real face, real files, the real detector: only the generator is a stand-in that returns what it is
-shown."""
+"""A real face, real files, the real detector: only the generator is a stand-in that returns what it is shown."""
 
 import wave
 from fractions import Fraction

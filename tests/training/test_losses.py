@@ -129,8 +129,7 @@ class TestGeneratorLoss:
 
 class TestContrastive:
     def test_orthogonal_moments_in_sync(self) -> None:
-        # N orthogonal unit vectors: own cosine 1, all others 0; in the middle N − 2 candidates, at the ends N
-        # − 1.
+        # N orthogonal unit vectors: own cosine 1, all others 0; in the middle N − 2 candidates, at the ends N − 1.
         num_frames, temperature = 6, 0.5
         embeddings = torch.eye(num_frames)[None]
         own = math.exp(1 / temperature)

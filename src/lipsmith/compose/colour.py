@@ -18,8 +18,7 @@ _GAIN_LIMITS = (0.7, 1.4)
 
 
 def colour_gain(generated: NDArray[np.float32], shown: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Smooth field (S, S, 3) that brings `generated` to the colours of `shown`, both S × S × 3 in grey
-    levels.
+    """Smooth field (S, S, 3) that brings `generated` to the colours of `shown`, both S × S × 3 in grey levels.
 
     Normalised convolution over the skin round the mouth (`skin_mask`), per channel. Pixels far from the
     common gain have moved (an opening jaw, a shadow) and hardly count. 1 everywhere where both are the same.

@@ -1,8 +1,7 @@
 """Where a generated face may change the frame: fixed, feathered shapes over a square crop.
 
 The shapes do not follow landmarks: an edge that moves with the lips is itself a visible cue, and the
-generator may repaint any pixel of the lower half. All are float32, size × size, 0 to 1, and cached (read
-only).
+generator may repaint any pixel of the lower half. All are float32, size × size, 0 to 1, and cached (read only).
 """
 
 from functools import lru_cache
@@ -15,8 +14,7 @@ from lipsmith.conditioning import lower_half_start
 Mask = NDArray[np.float32]
 
 # Shapes in shares of the crop's side: (x, y) of the middle, half axes. A wide open jaw ends at row 0.99, the
-# cheeks beside the mouth at columns 0.1 and 0.9 (`faces.crop`), the corners below them are neck and
-# background.
+# cheeks beside the mouth at columns 0.1 and 0.9 (`faces.crop`), the corners below them are neck and background.
 _FACE_CENTER, _FACE_AXES = (0.5, 0.75), (0.46, 0.25)
 _FACE_SQUARENESS = 2.5  # exponent; 2 is an ellipse, which would cut into an open jaw
 _FACE_FEATHER = 0.3  # of the way from the rim to the middle: above and below about 7 pixels of 96
@@ -58,8 +56,7 @@ def mouth_mask(size: int) -> Mask:
 
 @lru_cache(maxsize=8)
 def skin_mask(size: int) -> Mask:
-    """Where generated and original should agree: the lower face round the mouth, 1 inside, without
-    background.
+    """Where generated and original should agree: the lower face round the mouth, 1 inside, without background.
 
     The upper half is left out because a generator that copies it well may still be wrong where it must paint.
     """

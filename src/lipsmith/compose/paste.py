@@ -78,8 +78,7 @@ def change_mask(new: Field, old: Field) -> Field:
     """Where the face `new` shows something else than `old`, both S × S × 3 in grey levels: (S, S), 0 to 1.
 
     Where `new` only lacks fine detail of `old` it is no change. The mouth is taken as a whole: were those of
-    its parts that happen to agree left at the frame's resolution, its sharpness would flicker from frame to
-    frame.
+    its parts that happen to agree left at the frame's resolution, its sharpness would flicker from frame to frame.
     """
     size = old.shape[0]
     mouth = mouth_mask(size)

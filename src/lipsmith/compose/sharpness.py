@@ -16,8 +16,7 @@ _LEAST_DETAIL = 0.5  # grey levels; below this there is nothing to measure
 
 
 def match_sharpness(generated: NDArray[np.float32], shown: NDArray[np.float32]) -> NDArray[np.float32]:
-    """`generated` with its detail strengthened to that of `shown`, at most doubled; both S × S × 3 in grey
-    levels."""
+    """`generated` with its detail strengthened to that of `shown`, at most doubled; both S × S × 3 in grey levels."""
     detail = _detail(generated)
     there, wanted = _strength(detail), _strength(_detail(shown))
     added = min(max(wanted / max(there, _LEAST_DETAIL) - 1, 0.0), _MOST_ADDED)

@@ -256,8 +256,7 @@ def write_video(
     box: Box | None = None,
     conditions: Conditions = Conditions(),
 ) -> Performance:
-    """A video file of a drawn speaker with sound, the face in `box` (by default in the middle, two thirds
-    high).
+    """A video file of a drawn speaker with sound, the face in `box` (by default in the middle, two thirds high).
 
     `FixedBoxDetector(default_box(width, height))` finds it: no real detector is asked to like a drawing.
 
@@ -295,8 +294,7 @@ def prepare_synthetic(
     face_size: int = 96,
     conditions: Conditions = Conditions(),
 ) -> list["ClipRecord"]:
-    """Write a prepared folder of drawn people, as `lipsmith prepare` would of their videos: no detector is
-    asked.
+    """Write a prepared folder of drawn people, as `lipsmith prepare` would of their videos: no detector is asked.
 
     Speaker k is `SyntheticSpeaker(k)` and called `drawn_k`; her clip number c says what seed
     `k * clips_per_speaker + c` invents.

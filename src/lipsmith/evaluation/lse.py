@@ -117,9 +117,8 @@ def embed_clip(
 
     Args:
         syncnet: if it is a module it is asked in evaluation mode, on the device of its parameters.
-        faces: consecutive BGR frames or face crops, uint8, of any one size, at 25 frames a second; only a
-            few are
-            held at a time.
+        faces: consecutive BGR frames or face crops, uint8, of any one size, at 25 frames a second; only a few
+            are held at a time.
         samples: the clip's sound from the first frame on, 16 kHz mono in [−1, 1].
 
     Raises:

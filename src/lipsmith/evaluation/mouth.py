@@ -69,8 +69,7 @@ def psnr(first: Images, second: Images) -> NDArray[np.float64]:
 def ssim(first: Images, second: Images) -> NDArray[np.float64]:
     """Structural similarity of each pair of images, (T,), −1 to 1, mean over the three colours.
 
-    Wang et al., 2004: Gaussian window of 11 pixels with sigma 1.5, K1 = 0.01, K2 = 0.03; only where the
-    window fits.
+    Wang et al., 2004: Gaussian window of 11 pixels with sigma 1.5, K1 = 0.01, K2 = 0.03; only where the window fits.
     """
     _require_same(first, second)
     if min(first.shape[1:3]) < _SSIM_WINDOW:

@@ -1,7 +1,6 @@
 """Film strips: frames of several videos below one another at the same moments, with the sound underneath.
 
-Numbers prove little alone: a strip shows whether lips have edges, teeth are where teeth belong, and mouths
-close.
+Numbers prove little alone: a strip shows whether lips have edges, teeth are where teeth belong, and mouths close.
 """
 
 from collections.abc import Mapping

@@ -7,8 +7,7 @@ and sound embeddings s_i of unit length (s_i is the sound of 0.2 s that belongs 
   a window i it is the mean, over all j with |i − j| ≥ 5, of [l_i · s_i > l_i · s_j], a tie counting one half;
   for a clip the mean over its windows. Chance is 0.5 whatever the clip says. Five frames are the length of a
   window, so the two sounds have nothing in common, and no small offset of the footage is called a fault.
-* **offset curve**: the mean of l_i · s_{i − k} over the clip for offsets k = −15 … 15 frames; its highest
-point
+* **offset curve**: the mean of l_i · s_{i − k} over the clip for offsets k = −15 … 15 frames; its highest point
   is **av_offset_frames**. Positive: the sound comes too early. The sign is SyncNet's and `evaluation.lse`'s.
 * **confidence**: highest point minus median of the curve, in units of cosine.
 
@@ -142,8 +141,7 @@ def offset_curve(
     max_offset: int = MAX_OFFSET_FRAMES,
     least_pairs: int = LEAST_PAIRS,
 ) -> NDArray[np.float64]:
-    """Mean similarity of the lips of window i with the sound of window i − k, for k = −max_offset …
-    max_offset.
+    """Mean similarity of the lips of window i with the sound of window i − k, for k = −max_offset … max_offset.
 
     Returns:
         (2 · max_offset + 1,), NaN where fewer than `least_pairs` windows meet.
@@ -186,8 +184,7 @@ def clip_similarity(
         expert: the judge; if it is a module it is asked in evaluation mode, on the device of its parameters.
         lower_halves: (T, 3, S/2, S) BGR 0–1 at 25 frames a second, T ≥ 5, consecutive.
         windows: (N, 80, 16) or (N, 1, 80, 16), N = T − 4: the mel that belongs to frames i … i + 4. More
-            windows than
-            that are ignored from the end on, so one window per frame may be given as well.
+            windows than that are ignored from the end on, so one window per frame may be given as well.
     """
     num_windows = len(lower_halves) - EXPERT_FRAMES + 1
     if num_windows < 1:
@@ -231,9 +228,8 @@ def summarise(
 
     Args:
         scores: one per clip.
-        groups: the speaker of each clip; with it the bootstrap draws speakers, which gives the wider,
-            honest interval
-            for "people that training never saw". Without it, it draws clips.
+        groups: the speaker of each clip; with it the bootstrap draws speakers, which gives the wider, honest
+            interval for "people that training never saw". Without it, it draws clips.
     """
     if groups is not None and len(groups) != len(scores):
         raise ValueError(f"{len(groups)} groups for {len(scores)} scores")
@@ -276,8 +272,7 @@ def bootstrap_ratio(
     num_resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Σ numerator / Σ denominator over clips, with a 95 % percentile interval from resampling whole groups
-    of clips.
+    """Σ numerator / Σ denominator over clips, with a 95 % percentile interval from resampling whole groups of clips.
 
     Args:
         numerator, denominator: (clips,).

@@ -35,8 +35,7 @@ class FaceDetector(Protocol):
     name: str
 
     def detect(self, image: Image) -> list[Detection]:
-        """Faces in `image` (uint8 BGR, height × width × 3), the most certain first; empty if there is
-        none."""
+        """Faces in `image` (uint8 BGR, height × width × 3), the most certain first; empty if there is none."""
         ...
 
 

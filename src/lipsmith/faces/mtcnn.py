@@ -68,8 +68,7 @@ class MtcnnDetector:
         small = image
         if factor < 1:
             small = resize(image, round(image.shape[1] * factor), round(image.shape[0] * factor))
-        # Rounding the sides stretches the picture by a fraction of a pixel: map each axis back by its own
-        # factor.
+        # Rounding the sides stretches the picture by a fraction of a pixel: map each axis back by its own factor.
         back = np.array([image.shape[1] / small.shape[1], image.shape[0] / small.shape[0]])
 
         halvings = _halvings(np.ascontiguousarray(small[..., ::-1]))  # the networks see RGB
@@ -164,8 +163,7 @@ def suppress(boxes: Array, scores: Array, threshold: float, *, of_smaller: bool 
         of_smaller: The share is of the smaller box's area, instead of the union's.
 
     Returns:
-        Indices of the boxes that stay, best first; of more than `MAX_PROPOSALS` boxes only the best are
-        looked at.
+        Indices of the boxes that stay, best first; of more than `MAX_PROPOSALS` boxes only the best are looked at.
     """
     order = np.argsort(-scores, kind="stable")[:MAX_PROPOSALS]
     left, top, right, bottom = boxes[order].T
@@ -187,8 +185,7 @@ def suppress(boxes: Array, scores: Array, threshold: float, *, of_smaller: bool 
 
 
 def _pyramid_scales(rows: int, columns: int, min_face: float) -> list[float]:
-    """Scales at which a face of `min_face` pixels, then ever larger ones, fills the proposal network's
-    window."""
+    """Scales at which a face of `min_face` pixels, then ever larger ones, fills the proposal network's window."""
     scale = PROPOSAL_CELL / min_face
     scales = []
     while min(rows, columns) * scale >= PROPOSAL_CELL:

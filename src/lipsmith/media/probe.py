@@ -115,8 +115,7 @@ def display_turn(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     """(transpose, flip left-right, flip top-bottom), in this order, that show a frame as the file asks.
 
     The display matrix of ISO/IEC 14496-12 maps (x, y) to (a·x + c·y, b·x + d·y), 16.16 fixed point; phones
-    store quarter turns and mirrored front cameras in it. Other angles are taken as the nearest of these
-    eight.
+    store quarter turns and mirrored front cameras in it. Other angles are taken as the nearest of these eight.
     """
     side_data = cast("memoryview | None", frame.side_data.get("DISPLAYMATRIX"))
     if side_data is None:

@@ -46,8 +46,7 @@ def sound_blocks(
         origin: Time, in seconds on the container's clock, of sample 0: silence is put before a sound that
             starts later, and what comes earlier is dropped. None: the sound's own start.
 
-    Holes in the time stamps are filled with silence, overlaps dropped: sample n is heard at `origin + n /
-    rate`.
+    Holes in the time stamps are filled with silence, overlaps dropped: sample n is heard at `origin + n / rate`.
 
     Raises:
         InputError: not media, no sound stream, sound without samples, cut short.

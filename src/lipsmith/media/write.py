@@ -57,8 +57,7 @@ class EncoderOptions:
     """How the picture is compressed.
 
     `codec` is an FFmpeg encoder ("libx264", "libx265", "h264_nvenc", …), `quality` its constant quality (CRF
-    of x264: 0 lossless, 18 hardly distinguishable, 51 worst), `preset` its speed, `extra` further options of
-    it.
+    of x264: 0 lossless, 18 hardly distinguishable, 51 worst), `preset` its speed, `extra` further options of it.
     """
 
     codec: str = "libx264"
@@ -78,14 +77,17 @@ class VideoWriter:
     even sides: to an odd one a last column or row is added that repeats the picture's edge.
 
     Args:
-        path: The output; its suffix chooses the container. width, height: Size of the frames in pixels. rate:
-        Frames a second, nominal; the last frame is shown for 1 / rate. audio: A sound file or a video whose
-        sound is put in from the start, at its own rate and channels; None: a
+        path: The output; its suffix chooses the container.
+        width: Of the frames, in pixels.
+        height: Of the frames, in pixels.
+        rate: Frames a second, nominal; the last frame is shown for 1 / rate.
+        audio: A sound file or a video whose sound is put in from the start, at its own rate and channels; None: a
             silent video.
-        duration: Seconds of sound: longer sound is cut there, shorter filled up with silence. None: all of
-        it. options: Encoder, quality, speed. metadata: Tags of the container, keys of any name. finalize:
-        Called with the finished, still hidden file, for instance to sign it. colour: Colour tags of the
-        source (`VideoStream.colour`), so that colours stay as they are in any player;
+        duration: Seconds of sound: longer sound is cut there, shorter filled up with silence. None: all of it.
+        options: Encoder, quality, speed.
+        metadata: Tags of the container, keys of any name.
+        finalize: Called with the finished, still hidden file, for instance to sign it.
+        colour: Colour tags of the source (`VideoStream.colour`), so that colours stay as they are in any player;
             None: BT.709 for HD, BT.601 below. Output is 8 bits, limited range.
         pixel_aspect: Width of a pixel in heights.
         variable_rate: False promises frame times at a constant `rate`; the file is then a little smaller.

@@ -28,8 +28,7 @@ LOCAL_ORGANIZATION = "Lipsmith local identity (self-issued)"
 _VALIDITY = timedelta(days=3650)
 _CLOCK_TOLERANCE = timedelta(days=1)
 
-# Extended key usages that C2PA accepts for signing claims: e-mail protection, document signing, C2PA claim
-# signing.
+# Extended key usages that C2PA accepts for signing claims: e-mail protection, document signing, C2PA claim signing.
 _CLAIM_SIGNING_USAGES = {
     "1.3.6.1.5.5.7.3.4": "e-mail protection",
     "1.3.6.1.5.5.7.3.36": "document signing",

@@ -7,8 +7,7 @@ from typing import Any
 
 from lipsmith import __version__
 
-# IPTC's name for "a recording of which a trained model replaced a part"; C2PA takes its values from this
-# list.
+# IPTC's name for "a recording of which a trained model replaced a part"; C2PA takes its values from this list.
 DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 
 SOFTWARE_NAME = "Lipsmith"

@@ -1,8 +1,7 @@
 """The loss terms of the paper (equations 1–6), and the contrast of one clip with its own other moments.
 
 Pure functions of tensors: no networks, no state. Every function returns a scalar, in float32 whatever the
-autocast precision around it, since a cross-entropy in half precision loses the differences that training
-lives on.
+autocast precision around it, since a cross-entropy in half precision loses the differences that training lives on.
 """
 
 import torch
@@ -126,8 +125,7 @@ def contrastive_sync_loss(
     position = torch.arange(num_frames, device=lip.device)
     distance = (position[:, None] - position[None, :]).abs()
     ignored = (distance > 0) & (distance <= ignore_within)
-    # A position in the middle of a very short clip may have no negative left: it then has one candidate and
-    # loss 0.
+    # A position in the middle of a very short clip may have no negative left: it then has one candidate and loss 0.
     similarity = similarity.masked_fill(ignored, float("-inf"))
     labels = position.expand(lip.shape[0], -1)
     to_sound = F.cross_entropy(similarity.transpose(1, 2), labels)  # classes on dim 1: over sounds

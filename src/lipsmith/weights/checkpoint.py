@@ -1,7 +1,6 @@
 """Checkpoint files ⇄ networks and weights folders. The one part of `weights` that needs torch.
 
-Files are read without running what is pickled in them, and recognised by the names and shapes of their
-tensors.
+Files are read without running what is pickled in them, and recognised by the names and shapes of their tensors.
 """
 
 import dataclasses
@@ -138,8 +137,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     `{"state_dict": …}` and a leading `module.` off the names.
 
     Raises:
-        WeightsError: the file is something else (the message says what), is damaged, or would run code if
-            unpickled.
+        WeightsError: the file is something else (the message says what), is damaged, or would run code if unpickled.
     """
     return _read(Path(path)).tensors
 

@@ -90,8 +90,7 @@ def resolve(name_or_path: str | Path) -> tuple[WeightCard, Path]:
 
     Args:
         name_or_path: the name of installed weights, the path of a weights folder, or the path of a
-            checkpoint file, which
-            is imported once into the cache under its sha256.
+            checkpoint file, which is imported once into the cache under its sha256.
 
     Raises:
         WeightsError: unknown, damaged, or a file that is no checkpoint of a known network.
@@ -118,8 +117,7 @@ def file_sha256(path: Path) -> str:
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A hidden folder beside `target` to write in, which gets the name `target` at the end, or vanishes on
-    an error.
+    """A hidden folder beside `target` to write in, which gets the name `target` at the end, or vanishes on an error.
 
     Raises:
         WeightsError: `target` exists, at the beginning or by the end, or its parent cannot be written.
