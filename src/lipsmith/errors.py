@@ -21,6 +21,7 @@ class ExitCode(IntEnum):
     PROVENANCE = 8
     DATA = 9
     RECIPE = 10
+    UNVERIFIED = 11  # of `inspect`, whose answer is given all the same
     INTERRUPTED = 130
 
 

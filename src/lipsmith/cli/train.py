@@ -13,7 +13,9 @@ from lipsmith.cli.progress import ProgressBars
 
 
 def prepare(
-    inputs: Annotated[list[Path], typer.Argument(help="Videos, or folders of videos.", show_default=False)],
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="VIDEO", help="Videos, or folders of videos.", show_default=False)
+    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of prepared clips; goes on where it stopped.")
     ],

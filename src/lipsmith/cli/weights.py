@@ -43,7 +43,9 @@ def list_command(as_json: JsonAnswer = False) -> None:
 @weights.command()
 @told_in_one_sentence
 def show(
-    name: Annotated[str, typer.Argument(help="Name of weights, or a weights folder.", show_default=False)],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of weights, or a weights folder.", show_default=False)
+    ],
     as_json: JsonAnswer = False,
 ) -> None:
     """Show the card of weights: data, licence, input contract, scores."""
@@ -57,7 +59,10 @@ def show(
 @weights.command()
 @told_in_one_sentence
 def identify(
-    file: Annotated[Path, typer.Argument(help="A checkpoint: .pth, .pt, .safetensors.", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="A checkpoint: .pth, .pt, .safetensors.", show_default=False),
+    ],
     as_json: JsonAnswer = False,
 ) -> None:
     """Say which network a checkpoint belongs to, by the names and shapes of its tensors."""
@@ -73,7 +78,10 @@ def identify(
 @weights.command("import")
 @told_in_one_sentence
 def import_command(
-    file: Annotated[Path, typer.Argument(help="A checkpoint: .pth, .pt, .safetensors.", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="A checkpoint: .pth, .pt, .safetensors.", show_default=False),
+    ],
     name: Annotated[str, typer.Option("--name", "-n", help="What to call the weights.", show_default=False)],
     as_json: JsonAnswer = False,
 ) -> None:
