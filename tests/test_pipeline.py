@@ -3,9 +3,11 @@ import os
 import signal
 import threading
 import weakref
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -34,13 +36,14 @@ RATE = Fraction(30000, 1001)
 
 
 class Runtime:
-    """Returns the reference, or a grey face; remembers what it heard and how many faces came at once."""
+    """Returns the reference, or a grey face; remembers what it heard and saw, and how many faces came at once."""
 
     name, device, face_size = "fake", "cpu", SIZE
 
     def __init__(self, *, grey=False):
         self.grey = grey
         self.heard = []
+        self.references = []
         self.batches = []
         self.is_closed = False
 
@@ -50,6 +53,7 @@ class Runtime:
         assert not faces[:, :3, SIZE // 2 :].any()
         np.testing.assert_array_equal(faces[:, :3, : SIZE // 2], faces[:, 3:, : SIZE // 2])
         self.heard += [mel[0].copy() for mel in mels]
+        self.references += list(faces[:, 3:].copy())
         self.batches.append(len(mels))
         return np.full_like(faces[:, 3:], 0.5) if self.grey else faces[:, 3:].copy()
 
@@ -105,6 +109,7 @@ class Studio:
         self.is_image = False
         self.samples = np.random.default_rng(1).normal(0, 0.1, 16000).astype(np.float32)  # as loud as speech
         self.runtime = Runtime()
+        self.card = CARD
         self.writers = []
         self.num_readings = 0
         for name in ("video.mp4", "speech.wav"):
@@ -141,7 +146,7 @@ class Studio:
         return self.writers[-1]
 
     def sync(self, *, on_progress=None, output="out.mp4", **options):
-        self.syncer = LipSyncer(CARD, self.runtime, Detector())
+        self.syncer = LipSyncer(self.card, self.runtime, Detector())
         return self.syncer.sync(
             self.folder / "video.mp4",
             self.folder / "speech.wav",
@@ -182,6 +187,22 @@ def test_only_the_lower_face_changes(studio):
         assert columns.min() >= 24
         assert columns.max() < 72
         assert changed.sum() > 500
+
+
+def test_steady_references_show_the_first_mouth_of_each_shot(studio):
+    studio.card = replace(CARD, reference="steady")
+    smooth = [cv2.GaussianBlur(make_frame(seed).image, (0, 0), 6).astype(np.float32) for seed in (0, 1)]
+    scenes = [np.clip((scene - scene.mean()) * 8 + 128, 1, 255).astype(np.uint8) for scene in smooth]
+    mouth = (slice(54, 62), slice(42, 54))
+    for index in range(30):
+        image = scenes[index // 15].copy()
+        image[mouth] = 20 + 8 * (index % 15)  # the mouth of the video moves all the time
+        studio.frames[index] = Frame(index, index / RATE, image)
+    report = studio.sync()
+    assert report.num_synced == 30
+    # Of the crop's 32 × 32 pixels, four in the middle of the mouth: in each shot those of its first frame.
+    mouths = [reference[:, 24:26, 15:17].mean() * 255 for reference in studio.runtime.references]
+    np.testing.assert_allclose(mouths, 20, atol=1)
 
 
 def test_each_frame_hears_its_own_window(studio):
@@ -489,7 +510,7 @@ def test_progress_counts_both_passes_to_their_end(studio, monkeypatch):
 
 def test_the_report_holds_the_seconds_of_every_stage_and_can_be_written_as_json(studio):
     report = studio.sync()
-    assert set(report.seconds) == {"listen", "decode", "track", "generate", "compose", "encode"}
+    assert set(report.seconds) == {"listen", "decode", "track", "crop", "generate", "compose", "encode"}
     assert all(seconds > 0 for seconds in report.seconds.values())
     values = json.loads(json.dumps(report.to_dict()))
     assert values["num_frames"] == 30

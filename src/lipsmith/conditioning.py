@@ -3,7 +3,11 @@
 The one implementation for training and inference. Faces are BGR, 0 to 1, channels first.
 """
 
-from typing import TypeVar
+from typing import Literal, TypeVar
+
+ReferenceForm = Literal["frame", "steady"]
+"""`frame`: the reference is the current frame itself at inference, another moment in training (paper, 3.4); `steady`:
+a frame kept while the pose stays, see `lipsmith.reference`."""
 
 Faces = TypeVar("Faces")  # a NumPy array or a torch tensor, (…, 3, S, S)
 

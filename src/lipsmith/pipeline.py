@@ -7,6 +7,7 @@ the second pass (decode, generate, compose, encode) run beside one another in th
 
 import os
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -33,6 +34,7 @@ from lipsmith.media.probe import MediaInfo, VideoStream, probe
 from lipsmith.media.read import Frame, read_frames, read_sample_blocks
 from lipsmith.media.write import EncoderOptions, VideoWriter, require_output
 from lipsmith.prefetch import Prefetch, close_iterator
+from lipsmith.reference import SteadyReference
 from lipsmith.runtime.base import GeneratorRuntime, resolve_runtime
 from lipsmith.timebase import SAMPLE_RATE_HZ, TRAINING_RATE_HZ, WINDOW_SECONDS, window_start
 from lipsmith.timeline import LENGTH_POLICIES, Step, choose_policy, frames_in_order, picture_steps
@@ -417,7 +419,8 @@ class LipSyncer:
         heights = [self.crop_rule.crop(box).height for box in boxes if box is not None]
         if not heights:
             raise NoFaceError(_no_face_message(info, len(times), times[-1], face, bool(tracks)))
-        return _Survey(picture, times, boxes, frame_bytes, round(float(np.median(heights))))
+        height = round(float(np.median(heights)))
+        return _Survey(picture, times, boxes, tracker.shot_starts, frame_bytes, height)
 
     def _is_visible(self, box: Box, picture: VideoStream) -> bool:
         (rows, columns), _ = self.crop_rule.crop(box).visible(picture.height, picture.width)
@@ -433,7 +436,7 @@ class LipSyncer:
 
         with closing(frames_in_order(read, plan.steps, plan.num_kept)) as frames:
             for frame, step in frames:
-                yield _Work(frame.image, step.time, survey.boxes[step.index])
+                yield _Work(frame.image, step.time, survey.boxes[step.index], survey.shot(step.index))
 
     def _lead(self, options: SyncOptions | None) -> Fraction:
         if options is not None and options.audio_lead_seconds is not None:
@@ -451,7 +454,7 @@ class LipSyncer:
     ) -> Generator["_Work", None, None]:
         """Second pass: each of `works` with its image composed. The caller encodes in its own thread."""
         with (
-            Prefetch(self._shown(works, batch_size), 1, "decode") as shown,
+            Prefetch(self._shown(works, batch_size, clock), 1, "decode") as shown,
             Prefetch((self._generate(batch, mel, lead, clock) for batch in shown), 1, "generate") as faces,
             Prefetch(
                 (_compose(work, clock, mark) for batch in faces for work in batch), 2, "compose"
@@ -459,15 +462,24 @@ class LipSyncer:
         ):
             yield from done
 
-    def _shown(self, works: Iterable["_Work"], batch_size: int) -> Iterator[list["_Work"]]:
+    def _shown(self, works: Iterable["_Work"], batch_size: int, clock: "_Clock") -> Iterator[list["_Work"]]:
         """Batches of frames, with what the generator sees of those that have a face."""
         iterator = iter(works)
+        steady = SteadyReference() if self.card.reference == "steady" else None
+        shot = 0
         try:
             while batch := list(islice(iterator, batch_size)):
                 for work in batch:
-                    if work.box is not None:
+                    if work.box is None:
+                        continue
+                    with clock.working("crop"):
                         work.crop = self.crop_rule.crop(work.box)
-                        work.shown = work.crop.extract(work.image)
+                        work.shown = work.reference = work.crop.extract(work.image)
+                        if steady is not None:
+                            if work.shot != shot:
+                                steady.reset()
+                            shot = work.shot
+                            work.reference = steady.show(work.shown)
                 yield batch
         finally:
             close_iterator(works)
@@ -476,14 +488,16 @@ class LipSyncer:
         self, batch: list["_Work"], mel: FloatArray, lead: Fraction, clock: "_Clock"
     ) -> list["_Work"]:
         """Generate the faces of those frames of a batch that have one."""
-        with_face = [work for work in batch if work.shown is not None]
+        with_face = [work for work in batch if work.shown is not None and work.reference is not None]
         if with_face:
             with clock.working("generate"):
                 mels = window_batch(mel, [window_start(work.time, lead) for work in with_face])
-                references = to_network([work.shown for work in with_face if work.shown is not None])
-                faces = np.concatenate([mask_lower_half(references), references], axis=1)
+                shown = to_network([work.shown for work in with_face if work.shown is not None])
+                references = to_network([work.reference for work in with_face if work.reference is not None])
+                faces = np.concatenate([mask_lower_half(shown), references], axis=1)
                 for work, face in zip(with_face, self.runtime.generate(mels, faces), strict=True):
                     work.generated = np.clip(face.transpose(1, 2, 0), 0, 1) * np.float32(255)
+                    work.reference = None
         return batch
 
     def _record(self, video: Path, audio: Path, num_changed: int, num_unchanged: int) -> "SyncRecord":
@@ -538,20 +552,27 @@ class _Work:
     image: Image
     time: Fraction
     box: Box | None
+    shot: int = 0
     crop: Crop | None = None
-    shown: Image | None = None  # what the generator sees of it
+    shown: Image | None = None  # its face, and
+    reference: Image | None = None  # what the generator sees beside it
     generated: FloatArray | None = None  # and returns, S × S × 3 in grey levels
 
 
 @dataclass(frozen=True, slots=True)
 class _Survey:
-    """What the first pass learnt: the time of each frame, the face in it, and sizes."""
+    """What the first pass learnt: the time of each frame, the face in it, where shots begin, and sizes."""
 
     picture: VideoStream
     times: list[Fraction]
     boxes: list[Box | None]
+    shot_starts: list[int]
     frame_bytes: int
     face_height: int
+
+    def shot(self, index: int) -> int:
+        """Number of the shot that frame `index` is in."""
+        return bisect_right(self.shot_starts, index)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ def test_each_expert_window_comes_with_its_own_sound():
             assert _column_of(batch.windows[row, i]) == (first + i) * 80 // 25
 
 
-def _generator_batch(clips, *, foreign=0.0, silence=0.0, seed=0, count=8):
+def _generator_batch(clips, *, foreign=0.0, silence=0.0, seed=0, count=8, reference="frame"):
     return generator_batch(
         ClipSampler(clips),
         np.random.default_rng(seed),
@@ -62,6 +62,7 @@ def _generator_batch(clips, *, foreign=0.0, silence=0.0, seed=0, count=8):
         silence_share=silence,
         least_reference_distance=6,
         num_reference_candidates=4,
+        reference=reference,
         faces=STILL,
         sound=HEARD_AS_IT_IS,
     )
@@ -94,6 +95,19 @@ def test_foreign_rows_show_the_target_itself_and_another_clip_speaks():
     spoken_by_b = [bool((windows[..., 4:] == 2.0).all()) for windows in batch.sync_windows]
     faces_of_a = [round(float(face.mean()) * 255) % 2 == 0 for face in batch.targets[:, 0]]
     assert spoken_by_b == faces_of_a  # each face hears the other's clip
+
+
+def test_steady_references_are_one_other_frame_and_the_targets_surroundings():
+    batch = _generator_batch([_clip("a"), _clip("b")], foreign=0.5, reference="steady")
+    assert 0 < batch.foreign.sum() < 8
+    middle = (slice(None), slice(70, 80), slice(40, 56))
+    for row in range(8):
+        first = _frame_of(batch.targets[row, 0])
+        for target, reference in zip(batch.targets[row], batch.references[row], strict=True):
+            np.testing.assert_array_equal(reference[:, :48], target[:, :48])
+            # Flat pictures have no contrast; recoloured by their upper halves they are the target.
+            np.testing.assert_allclose(reference[middle], target[middle], atol=1.01 / 255)
+        assert _frame_of(batch.targets[row, 6]) == first + 6
 
 
 def test_pauses_are_shown_with_a_reference_that_speaks_and_heard_as_silence():

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from lipsmith.data.synthetic import SyntheticSpeaker, synthesize_clip
 from lipsmith.errors import DataError, UsageError
 from lipsmith.evaluation.__main__ import main
 from lipsmith.evaluation.held_out import (
+    CONDITIONS,
+    LEAKAGE,
+    OpenGenerator,
     evaluate_generator,
     evaluate_pair,
-    generate_clip,
     make_pairs,
     open_generator,
     pair_strip,
@@ -117,7 +120,7 @@ class TestPairs:
 
 class TestConditions:
     def test_a_perfect_generator(self, clips: list[Clip]) -> None:
-        report = evaluate_generator(LevelGenerator(), LevelJudge(), make_pairs(clips))
+        report = evaluate_generator(OpenGenerator(LevelGenerator()), LevelJudge(), make_pairs(clips))
         generated = report.sync["generated"]
         assert generated.preference_share.value > 0.95
         assert generated.offset_within_one_share.value == 1.0
@@ -128,7 +131,7 @@ class TestConditions:
         assert report.motion_in_silence.value == pytest.approx(0, abs=1e-6)
 
     def test_a_generator_that_copies_the_old_mouth(self, clips: list[Clip]) -> None:
-        result = evaluate_pair(CopyingGenerator(), LevelJudge(), make_pairs(clips)[0])
+        result = evaluate_pair(OpenGenerator(CopyingGenerator()), LevelJudge(), make_pairs(clips)[0])
         # Nothing generated is the foreign speech laid over the real face, by every measure.
         assert result.scores["generated"].preference_share == pytest.approx(
             result.scores["laid over"].preference_share, abs=1e-6
@@ -141,20 +144,30 @@ class TestConditions:
     def test_the_lead_moves_the_generator_not_the_judge(self, clips: list[Clip]) -> None:
         # A generator that hears its window 0.2 s earlier than the judge lags five frames: the sound is early.
         pairs = [pair for pair in make_pairs(clips) if pair.num_frames >= 60]
-        results = [evaluate_pair(LevelGenerator(), LevelJudge(), pair, Fraction(1, 5)) for pair in pairs]
+        late = OpenGenerator(LevelGenerator(), Fraction(1, 5))
+        results = [evaluate_pair(late, LevelJudge(), pair) for pair in pairs]
         assert {result.scores["generated"].av_offset_frames for result in results} == {5}
 
     def test_other_face_size_is_refused(self, clips: list[Clip]) -> None:
         generator = LevelGenerator()
         generator.face_size = 128
         with pytest.raises(UsageError, match="faces of 128 pixels, the prepared clips have 96"):
-            evaluate_generator(generator, LevelJudge(), make_pairs(clips))
+            evaluate_generator(OpenGenerator(generator), LevelJudge(), make_pairs(clips))
 
-    def test_references_default_to_the_frames(self, clips: list[Clip]) -> None:
-        faces = np.random.default_rng(0).random((3, 3, 96, 96)).astype(np.float32)
-        windows = np.zeros((3, 1, 80, 16), np.float32)
-        assert np.array_equal(generate_clip(CopyingGenerator(), faces, windows), faces)
-        assert np.array_equal(generate_clip(CopyingGenerator(), faces, windows, faces[::-1]), faces[::-1])
+    def test_the_old_mouth_leaks_through_a_frame_and_not_through_a_steady_reference(
+        self, clips: list[Clip]
+    ) -> None:
+        still = make_pairs(clips)[0]
+        pictures = np.repeat(still.face.stored(0, 1), still.num_frames, axis=0)
+        for k, picture in enumerate(pictures):
+            picture[75:95, 50:78] = 40 + 8 * (k % 12)  # the head is still, the mouth is not
+        face = replace(still.face, jpegs=[encode_crop(picture) for picture in pictures], thumbnails={})
+        pair = replace(still, face=face)
+        frame = evaluate_pair(OpenGenerator(CopyingGenerator()), LevelJudge(), pair)
+        steady = evaluate_pair(OpenGenerator(CopyingGenerator(), reference="steady"), LevelJudge(), pair)
+        assert frame.scores["old words in silence"].preference_share == frame.scores["real"].preference_share
+        assert frame.variation_silence == frame.variation_real > 5
+        assert steady.variation_silence < 0.5
 
     def test_real_footage_alone(self, clips: list[Clip]) -> None:
         summary = score_real(LevelJudge(), clips)
@@ -164,16 +177,16 @@ class TestConditions:
 
 class TestReport:
     def test_tables_and_json(self, clips: list[Clip]) -> None:
-        report = evaluate_generator(LevelGenerator(), LevelJudge(), make_pairs(clips)[:3])
+        report = evaluate_generator(OpenGenerator(LevelGenerator()), LevelJudge(), make_pairs(clips)[:3])
         data = json.loads(report.to_json())
         assert data["num_pairs"] == 3 and len(data["pairs"]) == 3
-        assert set(data["sync"]) == {"real", "laid over", "generated"}
+        assert set(data["sync"]) == {*CONDITIONS, *LEAKAGE}
         text = report.to_markdown()
         assert "| generated | 9" in text or "| generated | 100" in text
         assert "PSNR" in text
 
     def test_strip(self, clips: list[Clip]) -> None:
-        strip = pair_strip(LevelGenerator(), make_pairs(clips)[0], num_frames=5)
+        strip = pair_strip(OpenGenerator(LevelGenerator()), make_pairs(clips)[0], num_frames=5)
         assert strip.shape == (18 + 3 * 128 + 80, 120 + 5 * 128, 3)
 
 
@@ -196,10 +209,17 @@ def test_command(tmp_path: Path, clips: list[Clip], capsys: pytest.CaptureFixtur
     save_weights(
         Wav2Lip(0.125),
         run / "best.safetensors",
-        {"kind": "generator", "width": "0.125", "face_size": "96", "lead_seconds": "1/25"},
+        {
+            "kind": "generator",
+            "width": "0.125",
+            "face_size": "96",
+            "lead_seconds": "1/25",
+            "reference": "steady",
+        },
     )
-    generator, lead_seconds = open_generator(str(run))
-    assert generator.face_size == 96 and lead_seconds == Fraction(1, 25)
+    generator = open_generator(str(run))
+    assert generator.network.face_size == 96
+    assert (generator.lead_seconds, generator.reference) == (Fraction(1, 25), "steady")
     arguments = [str(run), "--judge", str(judge), "--data", str(data), "--recipe", str(recipe)]
     outputs = [
         "--json",

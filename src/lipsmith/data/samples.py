@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from lipsmith.audio.mel import SILENCE
 from lipsmith.audio.voice import speech_activity
 from lipsmith.audio.windows import window_batch
+from lipsmith.conditioning import ReferenceForm
 from lipsmith.data.augment import (
     CropMotion,
     FaceAugmentation,
@@ -29,6 +30,7 @@ from lipsmith.data.augment import (
 )
 from lipsmith.data.clips import Clip, ClipRecord, load_clip, read_index, stored_size
 from lipsmith.errors import DataError
+from lipsmith.reference import placed_references
 from lipsmith.timebase import NUM_MELS, WINDOW_COLUMNS
 
 FloatArray = NDArray[np.float32]
@@ -174,8 +176,8 @@ class GeneratorBatch:
 
     Attributes:
         targets: float32 (B, T, 3, S, S): the frames whose lower half is to be repainted.
-        references: float32 (B, T, 3, S, S): other frames of the same clip in a similar pose; for foreign rows the
-            target itself, as at inference.
+        references: float32 (B, T, 3, S, S): other frames of the same clip in a similar pose; for foreign rows of the
+            form `frame` the target itself, as at inference.
         frame_windows: float32 (B, T, 1, 80, 16): what the generator hears at each frame.
         sync_windows: float32 (B, M, 1, 80, 16): what the expert hears; the first T − 4 belong to the windows of the
             stretch, the others are other moments of the same sound, at least two frames away from all of them.
@@ -201,15 +203,17 @@ def generator_batch(
     silence_share: float,
     least_reference_distance: int,
     num_reference_candidates: int,
+    reference: ReferenceForm,
     faces: FaceAugmentation,
     sound: SoundAugmentation,
     pool: ThreadPoolExecutor | None = None,
 ) -> GeneratorBatch:
     """Draw a batch.
 
-    The references of a stretch are a stretch too (paper, 3.4.2), chosen among a few candidates at
-    least `least_reference_distance` frames away as the one most like the target in the visible upper half: alike in
-    pose, not in mouth. `foreign_share` of the rows hear another clip. `silence_share` of the others show a pause of
+    With references of the form `frame`, those of a stretch are a stretch too (paper, 3.4.2), chosen among a few
+    candidates at least `least_reference_distance` frames away as the one most like the target in the visible upper
+    half: alike in pose, not in mouth. Of the form `steady`, the stretch has one reference, chosen likewise.
+    `foreign_share` of the rows hear another clip. `silence_share` of the others show a pause of
     their clip where it has one, with a reference that speaks. As at inference, the generator hears silence in pauses.
     """
     clips = sampler.draw(rng, num_clips, num_frames + least_reference_distance)
@@ -223,18 +227,22 @@ def generator_batch(
         motion = draw_motion(own, stored_size(size), size, faces)
         first = int(own.integers(0, len(clip) - num_frames + 1))
         foreign = bool(own.random() < foreign_share) and other is not clip
-        if foreign:
-            targets = references = _moved(clip, first, num_frames, motion)
+        speaking = clip.speaking()
+        pauses = _pause_starts(speaking, num_frames)
+        if not foreign and len(pauses) and own.random() < silence_share:
+            first = int(own.choice(pauses))
+        targets = _moved(clip, first, num_frames, motion)
+        if foreign and reference == "frame":
+            references = targets
         else:
-            speaking = clip.speaking()
-            pauses = _pause_starts(speaking, num_frames)
-            if len(pauses) and own.random() < silence_share:
-                first = int(own.choice(pauses))
             shift = _reference_shift(
                 own, clip, first, num_frames, least_reference_distance, num_reference_candidates, speaking
             )
-            targets = _moved(clip, first, num_frames, motion)
-            references = _moved_references(clip, first, shift, num_frames, motion)
+            if reference == "frame":
+                references = _moved_references(clip, first, shift, num_frames, motion)
+            else:
+                one = _moved(clip, first + shift + num_frames // 2, 1, motion)
+                references = placed_references("steady", np.repeat(one, num_frames, axis=0), targets)
         both = recolour(own, _unit(np.concatenate([targets, references])), faces)
         speech, start = (
             (other, int(own.integers(0, len(other) - num_frames + 1))) if foreign else (clip, first)

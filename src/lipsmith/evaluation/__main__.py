@@ -1,8 +1,8 @@
-"""Evaluate a generator on held-out people: `python -m lipsmith.evaluation MODEL --judge … --data … --recipe
-…`."""
+"""Evaluate a generator on held-out people: `python -m lipsmith.evaluation MODEL --judge … --data … --recipe …`."""
 
 import argparse
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -49,9 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    generator, lead_seconds = open_generator(options.model, runtime=options.runtime)
+    generator = open_generator(options.model, runtime=options.runtime)
     if options.audio_lead is not None:
-        lead_seconds = options.audio_lead
+        generator = replace(generator, lead_seconds=options.audio_lead)
     pairs = make_pairs(
         load_clips(options.data, options.recipe, options.split),
         per_clip=options.per_clip,
@@ -63,7 +63,6 @@ def _evaluate(options: argparse.Namespace) -> None:
         generator,
         open_judge(options.judge),
         pairs,
-        lead_seconds,
         on_progress=lambda done, total: _show(f"\r{done} of {total} pairs"),
     )
     _show("\n")
@@ -77,7 +76,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             for k in range(wanted):
                 pair = pairs[k * len(pairs) // wanted]
                 path = options.strips / f"{k:02d}_{pair.face.record.speaker}.png"
-                cv2.imwrite(str(path), pair_strip(generator, pair, lead_seconds))
+                cv2.imwrite(str(path), pair_strip(generator, pair))
     except OSError as error:
         raise OutputError(f"{error.filename} cannot be written: {error.strerror}.") from error
 

@@ -4,13 +4,11 @@ Each held-out clip (the face) is paired with the speech of another held-out spea
 
 * **real**: the face with its own sound: what the judge is worth on this footage;
 * **laid over**: the same face with the foreign speech, nothing generated: what chance gives;
-* **generated**: the face repainted for the foreign speech, as `lipsmith sync` does it, with the frame itself
-as
-  the reference.
+* **generated**: the face repainted for the foreign speech as `lipsmith sync` does it, with its references.
 
-Beside sync: how sharp the generated mouths are against the real ones; how like the real ones when the words
-are the face's own (reference from another moment of the clip, so that the answer is not shown); and how still
-the mouth is when the sound is silence.
+Beside sync: how sharp the generated mouths are against the real ones; how like the real ones when the words are the
+face's own (reference from another moment of the clip, so that the answer is not shown); how still the mouth is when
+the sound is silence; and whether what the person said in the video can still be seen then (leakage).
 """
 
 import json
@@ -24,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsmith.audio.mel import SILENCE
-from lipsmith.conditioning import lower_half, mask_lower_half
+from lipsmith.conditioning import ReferenceForm, lower_half, mask_lower_half
 from lipsmith.data.clips import Clip
 from lipsmith.data.samples import Split, load_split
 from lipsmith.errors import DataError, UsageError, WeightsError
@@ -40,12 +38,15 @@ from lipsmith.evaluation.sync_score import (
     summarise,
 )
 from lipsmith.geometry import Image
+from lipsmith.reference import clip_references, placed_references
 from lipsmith.timebase import EXPERT_FRAMES, MEL_RATE_HZ
 
 FloatArray = NDArray[np.float32]
 Faces = NDArray[np.uint8]
 
 CONDITIONS = ("real", "laid over", "generated")
+LEAKAGE = ("old words", "old words in silence")
+"""The face's own sound, held against the mouth generated for foreign speech and for silence: chance when none leaks."""
 LEAST_FRAMES = 25  # one second: a shorter clip has no offset curve worth the name
 
 
@@ -57,6 +58,27 @@ class FaceGenerator(Protocol):
     def generate(self, mels: FloatArray, faces: FloatArray) -> FloatArray:
         """(n, 1, 80, 16), (n, 6, S, S) → (n, 3, S, S)."""
         ...
+
+
+@dataclass(frozen=True)
+class OpenGenerator:
+    """A generator, and how it is to be fed, by its card.
+
+    Attributes:
+        network: what paints.
+        lead_seconds: how much earlier than its frame its window of sound begins.
+        reference: what it sees beside the masked face.
+    """
+
+    network: FaceGenerator
+    lead_seconds: Fraction = Fraction(0)
+    reference: ReferenceForm = "frame"
+
+    def repaint(self, faces: Faces, windows: FloatArray, references: Faces | None = None) -> Faces:
+        """Faces (T, S, S, 3) of one shot saying `windows` (T, 1, 80, 16), with inference's references by default."""
+        shown = clip_references(self.reference, faces) if references is None else references
+        made = generate_clip(self.network, _network_faces(faces), windows, _network_faces(shown))
+        return _pictures(made)
 
 
 @dataclass(frozen=True)
@@ -111,7 +133,7 @@ class HeldOutReport:
 
     pairs: tuple[PairResult, ...]
     sync: dict[str, SyncSummary]
-    """By condition."""
+    """By condition, and by kind of leakage."""
     sharpness: Interval
     gradient: Interval
     psnr_lower: Interval
@@ -206,58 +228,58 @@ def make_pairs(
 
 
 def generate_clip(
-    generator: FaceGenerator, faces: FloatArray, windows: FloatArray, references: FloatArray | None = None
+    generator: FaceGenerator, faces: FloatArray, windows: FloatArray, references: FloatArray
 ) -> FloatArray:
     """Repaint the lower halves of a clip.
 
     Args:
         faces: (T, 3, S, S) BGR 0–1.
         windows: (T, 1, 80, 16): what each frame hears.
-        references: (T, 3, S, S); the frames themselves when None, as at inference.
+        references: (T, 3, S, S).
 
     Returns:
         (T, 3, S, S), 0–1.
     """
-    shown = faces if references is None else references
-    inputs = np.concatenate([mask_lower_half(faces), shown], axis=1)
+    inputs = np.concatenate([mask_lower_half(faces), references], axis=1)
     made = generator.generate(
         np.ascontiguousarray(windows, np.float32), np.ascontiguousarray(inputs, np.float32)
     )
     return np.clip(made, 0, 1)
 
 
-def evaluate_pair(
-    generator: FaceGenerator, judge: SyncJudge, pair: Pair, lead_seconds: Fraction = Fraction(0)
-) -> PairResult:
+def evaluate_pair(generator: OpenGenerator, judge: SyncJudge, pair: Pair) -> PairResult:
     """Score one pair in all conditions.
 
     Args:
-        generator: on faces of the prepared clips' size.
+        generator: of faces of the prepared clips' size.
         judge: an expert that was in no loss of the generator.
         pair: face and speech.
-        lead_seconds: how much earlier than its frame the generator's window of sound begins, by its card.
     """
-    count = pair.num_frames
+    count, lead = pair.num_frames, generator.lead_seconds
     real = pair.face.faces(0, count)
-    faces = _network_faces(real)
-    heard = pair.speech.windows()[: count - EXPERT_FRAMES + 1]
-    made = generate_clip(generator, faces, pair.speech.windows(lead_seconds)[:count])
-    own = generate_clip(
-        generator, faces, pair.face.windows(lead_seconds)[:count], np.roll(faces, count // 2, axis=0)
-    )
-    nothing = np.full_like(pair.speech.windows()[:count], SILENCE)
-    silent = _pictures(generate_clip(generator, faces, nothing))
-    generated, repainted = _pictures(made), _pictures(own)
+    moments = count - EXPERT_FRAMES + 1
+    heard, own_sound = pair.speech.windows()[:moments], pair.face.windows()[:moments]
+    windows = pair.speech.windows(lead)[:count]
+    generated = generator.repaint(real, windows)
+    silent = generator.repaint(real, np.full_like(windows, SILENCE))
+    elsewhere = placed_references(generator.reference, np.roll(real, count // 2, axis=0), real)
+    repainted = generator.repaint(real, pair.face.windows(lead)[:count], elsewhere)
     half = real.shape[1] // 2
+
+    def score(faces: Faces, sound: FloatArray) -> SyncScore:
+        return score_clip(judge, lower_half(_network_faces(faces)), sound)
+
     return PairResult(
         face=pair.face.record.id,
         speech=pair.speech.record.id,
         speaker=pair.face.record.speaker,
         num_frames=count,
         scores={
-            "real": score_clip(judge, lower_half(faces), pair.face.windows()[: count - EXPERT_FRAMES + 1]),
-            "laid over": score_clip(judge, lower_half(faces), heard),
-            "generated": score_clip(judge, lower_half(made), heard),
+            "real": score(real, own_sound),
+            "laid over": score(real, heard),
+            "generated": score(generated, heard),
+            "old words": score(generated, own_sound),
+            "old words in silence": score(silent, own_sound),
         },
         sharpness=sharpness_ratio(generated, real),
         gradient=gradient_ratio(generated, real),
@@ -270,23 +292,23 @@ def evaluate_pair(
 
 
 def evaluate_generator(
-    generator: FaceGenerator,
+    generator: OpenGenerator,
     judge: SyncJudge,
     pairs: Sequence[Pair],
-    lead_seconds: Fraction = Fraction(0),
     *,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> HeldOutReport:
     """Evaluate a generator on `pairs`; `on_progress` is called with (pairs done, pairs in all)."""
     sizes = {pair.face.record.face_size for pair in pairs}
-    if sizes - {generator.face_size}:
+    face_size = generator.network.face_size
+    if sizes - {face_size}:
         raise UsageError(
-            f"The generator paints faces of {generator.face_size} pixels, the prepared clips have "
-            f"{', '.join(map(str, sorted(sizes)))}: prepare them with --face-size {generator.face_size}."
+            f"The generator paints faces of {face_size} pixels, the prepared clips have "
+            f"{', '.join(map(str, sorted(sizes)))}: prepare them with --face-size {face_size}."
         )
     results = []
     for done, pair in enumerate(pairs, 1):
-        results.append(evaluate_pair(generator, judge, pair, lead_seconds))
+        results.append(evaluate_pair(generator, judge, pair))
         if on_progress:
             on_progress(done, len(pairs))
     return summarise_pairs(results)
@@ -307,7 +329,10 @@ def summarise_pairs(results: Sequence[PairResult]) -> HeldOutReport:
     speech = [result.variation_speech for result in results]
     return HeldOutReport(
         pairs=tuple(results),
-        sync={name: summarise([result.scores[name] for result in results], speakers) for name in CONDITIONS},
+        sync={
+            name: summarise([result.scores[name] for result in results], speakers)
+            for name in (*CONDITIONS, *LEAKAGE)
+        },
         sharpness=mean([result.sharpness for result in results]),
         gradient=mean([result.gradient for result in results]),
         psnr_lower=mean([result.psnr_lower for result in results]),
@@ -318,9 +343,8 @@ def summarise_pairs(results: Sequence[PairResult]) -> HeldOutReport:
 
 
 def pair_strip(
-    generator: FaceGenerator,
+    generator: OpenGenerator,
     pair: Pair,
-    lead_seconds: Fraction = Fraction(0),
     *,
     first_frame: int = 10,
     num_frames: int = 14,
@@ -329,12 +353,11 @@ def pair_strip(
     """A film strip of one pair: the real face, its mouth for the foreign speech, and for silence."""
     count = pair.num_frames
     real = pair.face.faces(0, count)
-    faces = _network_faces(real)
-    windows = pair.speech.windows(lead_seconds)[:count]
+    windows = pair.speech.windows(generator.lead_seconds)[:count]
     rows = {
         "real\n(laid over)": real,
-        "generated": _pictures(generate_clip(generator, faces, windows)),
-        "generated\nin silence": _pictures(generate_clip(generator, faces, np.full_like(windows, SILENCE))),
+        "generated": generator.repaint(real, windows),
+        "generated\nin silence": generator.repaint(real, np.full_like(windows, SILENCE)),
     }
     # Where in the clip's own mel frame 0 begins.
     start = pair.speech.starts()[0] / MEL_RATE_HZ
@@ -374,8 +397,8 @@ def open_judge(path: Path) -> SyncJudge:
     return load_expert(path)
 
 
-def open_generator(model: str, *, runtime: str = "openvino") -> tuple[FaceGenerator, Fraction]:
-    """A generator and how much earlier than its frame its window of sound begins.
+def open_generator(model: str, *, runtime: str = "openvino") -> OpenGenerator:
+    """A generator, to be fed as its card or its training says.
 
     Args:
         model: the name of weights, a weights folder, a checkpoint file, or the run folder of a training (its
@@ -386,16 +409,16 @@ def open_generator(model: str, *, runtime: str = "openvino") -> tuple[FaceGenera
     if (path / "best.safetensors").is_file():
         path = path / "best.safetensors"
     if path.is_file() and path.suffix == ".safetensors":
-        trained = _TrainedGenerator.open(path)
+        trained = _open_trained(path)
         if trained is not None:
-            return trained, trained.lead_seconds
+            return trained
     from lipsmith.runtime.base import resolve_runtime
     from lipsmith.weights import resolve
 
     card, folder = resolve(model)
     if card.kind != "generator":
         raise WeightsError(f"{model} is a {card.kind}, not a generator.")
-    return resolve_runtime(runtime, folder), card.window_lead_seconds
+    return OpenGenerator(resolve_runtime(runtime, folder), card.window_lead_seconds, card.reference)
 
 
 class _TrainedGenerator:
@@ -409,22 +432,9 @@ class _TrainedGenerator:
         from lipsmith.models.wav2lip import Wav2Lip
 
         self.face_size = int(metadata["face_size"])
-        self.lead_seconds = Fraction(metadata["lead_seconds"])
         self._network = Wav2Lip(float(metadata["width"]), self.face_size)
         self._network.load_state_dict(load_file(path))
         self._network.eval()
-
-    @classmethod
-    def open(cls, path: Path) -> "_TrainedGenerator | None":
-        """None where the file is not from a training of a generator."""
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-        except (OSError, SafetensorError):
-            return None  # `weights.resolve` says what such a file is
-        return cls(path, metadata) if {"face_size", "width", "lead_seconds"} <= metadata.keys() else None
 
     def generate(self, mels: FloatArray, faces: FloatArray) -> FloatArray:
         """See `GeneratorRuntime.generate`."""
@@ -441,6 +451,21 @@ class _TrainedGenerator:
                 for start in range(0, len(mels), self._BATCH)
             ]
         return np.concatenate(parts)
+
+
+def _open_trained(path: Path) -> OpenGenerator | None:
+    """None where the file is not from a training of a generator."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (OSError, SafetensorError):
+        return None  # `weights.resolve` says what such a file is
+    if not {"face_size", "width", "lead_seconds"} <= metadata.keys():
+        return None
+    form: ReferenceForm = "steady" if metadata.get("reference") == "steady" else "frame"
+    return OpenGenerator(_TrainedGenerator(path, metadata), Fraction(metadata["lead_seconds"]), form)
 
 
 def _network_faces(images: Faces) -> FloatArray:

@@ -176,6 +176,7 @@ class FaceTracker:
         self._look: _Look | None = None
         self._thumbnail: NDArray[np.float32] | None = None
         self._usual_change = 0.0
+        self.shot_starts: list[int] = []
         self._shot = 0
         self._shot_start = 0
         self._open: list[_Course] = []
@@ -242,6 +243,7 @@ class FaceTracker:
                 self._tracks.append(self._track(course))
         self._open, self._shot_courses, self._look = [], [], None
         if num_frames > 0:
+            self.shot_starts.append(self._shot_start)
             self._shot += 1
             self._shot_start = self._next
 

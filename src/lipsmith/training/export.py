@@ -11,11 +11,12 @@ import torch
 from pydantic import ValidationError
 
 from lipsmith import __version__
-from lipsmith.conditioning import mask_lower_half
+from lipsmith.conditioning import ReferenceForm, mask_lower_half
 from lipsmith.data.clips import Clip, ClipRecord, load_clip, read_index
 from lipsmith.data.samples import DataSelection
 from lipsmith.errors import RecipeError, UsageError
 from lipsmith.faces.crop import DEFAULT_PADDING
+from lipsmith.reference import clip_references
 from lipsmith.runtime.base import FloatArray
 from lipsmith.training.recipe import GeneratorRecipe
 from lipsmith.weights.card import WeightCard
@@ -74,6 +75,7 @@ def export_weights(
     network, found = load_network(checkpoint, "generator")
     selection = recipe.data.selection() if recipe else DataSelection()
     records = _training_records(Path(data), selection) if data is not None else []
+    form = recipe.batch.reference if recipe else "frame"
     card = WeightCard(
         name=folder.name,
         kind=found.kind,
@@ -82,6 +84,7 @@ def export_weights(
         face_size=found.face_size,
         window_lead_seconds=recipe.lead_seconds if recipe else PUBLISHED_WINDOW_LEAD_SECONDS,
         crop_padding=DEFAULT_PADDING if recipe else PUBLISHED_CROP_PADDING,
+        reference=form,
         description=recipe.description if recipe else "",
         licence="not stated",
         use="any" if records and all(record.use in _OPEN_USES for record in records) else "research",
@@ -89,7 +92,9 @@ def export_weights(
         source=f"{checkpoint.name}, sha256 {file_sha256(checkpoint)}, written by Lipsmith {__version__}",
         recipe=recipe.name if recipe else "",
     )
-    calibration = None if data is None else list(calibration_batches(Path(data), records, found.face_size))
+    calibration = (
+        None if data is None else list(calibration_batches(Path(data), records, found.face_size, form))
+    )
     return write_weights(
         network,
         replace(card, **(overrides or {})),
@@ -101,11 +106,11 @@ def export_weights(
 
 
 def calibration_batches(
-    data: Path, records: Sequence[ClipRecord], face_size: int
+    data: Path, records: Sequence[ClipRecord], face_size: int, reference: ReferenceForm = "frame"
 ) -> Iterator[tuple[FloatArray, FloatArray]]:
     """What the generator is given at inference, from clips all over `records`: mels (n, 1, 80, 16), faces (n, 6, S, S).
 
-    The reference is the frame itself. Every second clip hears the clip before it, as a video that is dubbed does.
+    References are those of inference. Every second clip hears the clip before it, as a video that is dubbed does.
     """
     chosen = [
         records[i] for i in np.linspace(0, len(records) - 1, min(CALIBRATION_CLIPS, len(records))).astype(int)
@@ -120,10 +125,15 @@ def calibration_batches(
         clip = load_clip(record, data)
         count = min(_CALIBRATION_FRAMES, len(clip))
         first = (len(clip) - count) // 2
-        references = clip.faces(first, count).astype(np.float32).transpose(0, 3, 1, 2) / np.float32(255)
+        # The last frame is shown once more in front, so that a kept reference is not the frame itself.
+        pictures = clip.faces(first, count)
+        kept = clip_references(reference, np.concatenate([pictures[-1:], pictures]))[1:]
+        shown, references = (
+            images.astype(np.float32).transpose(0, 3, 1, 2) / np.float32(255) for images in (pictures, kept)
+        )
         speech = heard if number % 2 and heard is not None else clip
         windows = speech.windows()[:: max(1, len(speech) // count)][:count]
-        faces = np.concatenate([mask_lower_half(references), references], axis=1)
+        faces = np.concatenate([mask_lower_half(shown), references], axis=1)
         yield windows, faces[: len(windows)]
         heard = clip
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from lipsmith.evaluation.sync_score import score_clip, summarise
 from lipsmith.models.dense_expert import DenseLipSyncExpert
 from lipsmith.models.quality import VisualQualityDiscriminator
 from lipsmith.models.wav2lip import Wav2Lip
+from lipsmith.reference import clip_references, placed_references
 from lipsmith.timebase import EXPERT_FRAMES
 from lipsmith.training.expert import Expert, load_expert
 from lipsmith.training.losses import (
@@ -252,10 +254,12 @@ def validate_generator(
     with torch.inference_mode():
         for index, clip in enumerate(clips):
             count = min(len(clip), recipe.validation_frames)
-            faces = torch.from_numpy(clip.faces(0, count)).permute(0, 3, 1, 2) / 255
+            pictures, form = clip.faces(0, count), recipe.batch.reference
+            faces = _network_faces(pictures)
+            elsewhere = placed_references(form, np.roll(pictures, count // 2, axis=0), pictures)
             windows = torch.from_numpy(clip.windows(recipe.lead_seconds)[:count])
             with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
-                made = generate_faces(generator, faces[None], faces.roll(count // 2, 0)[None], windows[None])[
+                made = generate_faces(generator, faces[None], _network_faces(elsewhere)[None], windows[None])[
                     0
                 ]
             difference = made[..., half:, :] - faces[..., half:, :]
@@ -268,8 +272,9 @@ def validate_generator(
             other = clips[(index + 1) % len(clips)]
             count = min(count, len(other))
             foreign = torch.from_numpy(other.windows(recipe.lead_seconds)[:count])
+            shown = _network_faces(clip_references(form, pictures[:count]))
             with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
-                dubbed = generate_faces(generator, faces[None, :count], faces[None, :count], foreign[None])[0]
+                dubbed = generate_faces(generator, faces[None, :count], shown[None], foreign[None])[0]
             heard = other.windows()[: count - EXPERT_FRAMES + 1]
             scores.append(score_clip(expert, lower_half(dubbed).numpy(), heard))
     generator.train(was_training)
@@ -283,6 +288,11 @@ def validate_generator(
         measures["preference"] = summary.preference_share.value
         measures["offset_within_one"] = summary.offset_within_one_share.value
     return measures
+
+
+def _network_faces(pictures: NDArray[np.uint8]) -> Tensor:
+    """(T, S, S, 3) uint8 → (T, 3, S, S), 0–1."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255
 
 
 def _spread(clips: list[Clip], count: int) -> list[Clip]:
@@ -342,6 +352,7 @@ def train_generator(
         "width": str(recipe.model.width),
         "face_size": str(recipe.model.face_size),
         "lead_seconds": str(recipe.lead_seconds),
+        "reference": recipe.batch.reference,
         "recipe": recipe.name,
     }
     bf16 = recipe.precision == "bf16"
@@ -363,6 +374,7 @@ def train_generator(
                 silence_share=settings.silence_share,
                 least_reference_distance=settings.least_reference_distance,
                 num_reference_candidates=settings.reference_candidates,
+                reference=settings.reference,
                 faces=recipe.faces.augmentation(),
                 sound=recipe.sound.augmentation(),
                 pool=pool,

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from lipsmith.conditioning import ReferenceForm
 from lipsmith.data.augment import FaceAugmentation, SoundAugmentation
 from lipsmith.data.samples import DataSelection
 from lipsmith.errors import RecipeError
@@ -160,6 +161,7 @@ class GeneratorBatchRecipe(_Strict):
     silence_share: Share = 0.1
     least_reference_distance: int = Field(default=6, ge=1)
     reference_candidates: int = Field(default=6, ge=1)
+    reference: ReferenceForm = "frame"
 
 
 class GeneratorLosses(_Strict):

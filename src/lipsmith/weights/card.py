@@ -13,6 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from lipsmith.conditioning import ReferenceForm
 from lipsmith.errors import WeightsError
 
 CARD_NAME = "card.toml"
@@ -31,14 +32,18 @@ class WeightCard:
         architecture: name of the network, `"wav2lip"` for the paper's generator.
         width: channels relative to the published network.
         face_size: side in pixels of the face that the network sees.
-        window_lead_seconds: how much earlier than its frame a window of sound begins
-            (`timebase.window_start`). crop_padding: what the crop adds to the detector's box: top, bottom,
-            left, right as shares of the box. description: a sentence or two. licence: of the weights, an
-            SPDX expression where there is one. use: `"research"` where the training data forbids anything
-            else. trained_on: the data sets. source: where the file came from. recipe: the training recipe
-            that makes these weights again. files: file name → sha256, in hexadecimal, of each file in the
-            folder except the card. scores: measured numbers, by the name of the measure; tables may be
-            nested. created: date, ISO 8601.
+        window_lead_seconds: how much earlier than its frame a window of sound begins (`timebase.window_start`).
+        crop_padding: what the crop adds to the tracked box: top, bottom, left, right as shares of the box.
+        reference: what a generator sees beside the masked face, see `lipsmith.reference`.
+        description: a sentence or two.
+        licence: of the weights, an SPDX expression where there is one.
+        use: `"research"` where the training data forbids anything else.
+        trained_on: the data sets.
+        source: where the file came from.
+        recipe: the training recipe that makes these weights again.
+        created: date, ISO 8601.
+        files: file name → sha256, in hexadecimal, of each file in the folder except the card.
+        scores: measured numbers, by the name of the measure; tables may be nested.
     """
 
     name: str
@@ -48,6 +53,7 @@ class WeightCard:
     face_size: int
     window_lead_seconds: Fraction = Fraction(0)
     crop_padding: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    reference: ReferenceForm = "frame"
     description: str = ""
     licence: str = "unknown"
     use: Use = "research"
@@ -85,7 +91,11 @@ class WeightCard:
             )
         if missing := sorted(required - set(values)):
             raise WeightsError(f"{where}: the field {missing[0]!r} is missing.")
-        for name, allowed in (("kind", get_args(Kind)), ("use", get_args(Use))):
+        for name, allowed in (
+            ("kind", get_args(Kind)),
+            ("use", get_args(Use)),
+            ("reference", get_args(ReferenceForm)),
+        ):
             if name in values and values[name] not in allowed:
                 raise WeightsError(f"{where}: {name} is {values[name]!r}; it can be {', '.join(allowed)}.")
         converted = dict(values)

@@ -1,0 +1,215 @@
+"""The reference: the face whose lips, teeth and skin the generator takes over.
+
+The published system shows the current frame as the reference. Its mouth then shines through: what the person
+says in the video is seen again in the result, above all while nobody speaks. The `steady` form hides it: one
+earlier frame of a similar pose lends its lower face, laid on the current frame's, and is kept for as long as the
+head stays near that pose. The one implementation for training, inference and evaluation; faces are crops,
+S × S × 3 uint8 BGR.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lipsmith.compose.masks import lower_face_mask
+from lipsmith.conditioning import ReferenceForm, lower_half_start
+from lipsmith.geometry import Image, resize
+
+Warp = NDArray[np.float32]  # 2 × 3: pixels of the face → pixels of the reference
+
+_ITERATIONS, _PRECISION = 20, 1e-3
+_AS_GOOD_AS_EQUAL = 0.5  # grey levels
+_SMOOTHING = 5  # pixels of the filter under which alignment looks at faces
+_LARGEST_TURN = 0.35  # radians
+_LARGEST_SHIFT = 0.25  # of the crop's side
+_CONTRAST_RANGE = (0.25, 2.0)
+
+# Misfits, in grey levels.
+_SAME_POSE = 9.0  # up to which a reference is kept
+_NEW_POSE = 12.0  # from which the frame itself becomes a reference
+_BETTER = 0.7  # of the misfit: with less, another reference takes over
+_MOST_KEPT = 24
+_MOST_TRIED = 2
+_FADE_FRAMES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedReference:
+    """A reference laid on a face.
+
+    Attributes:
+        image: What the generator is shown.
+        warp: The alignment.
+        misfit: Mean difference of the upper halves in grey levels: how far the poses are apart.
+    """
+
+    image: Image
+    warp: Warp
+    misfit: float
+
+
+def place_reference(reference: Image, face: Image, start: Warp | None = None) -> PlacedReference:
+    """`face` with the lower face of `reference`, turned, shifted and coloured so that the upper halves agree.
+
+    Args:
+        reference: The frame that lends its mouth.
+        face: The current frame; upper half and what lies outside of the lower face stay its own.
+        start: A first guess of the alignment, that of the frame before.
+    """
+    size = face.shape[0]
+    warp = _alignment(reference, face, start)
+    moved = cv2.warpAffine(
+        reference,
+        warp,
+        (size, size),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    shown = face.astype(np.float32)
+    difference = _recoloured(np.asarray(moved, np.uint8), face) - shown
+    misfit = float(np.abs(difference[_upper_mask(size) > 0]).mean())
+    shown += lower_face_mask(size)[..., None] * difference
+    return PlacedReference(np.clip(np.rint(shown, out=shown), 0, 255).astype(np.uint8), warp, misfit)
+
+
+def _alignment(reference: Image, face: Image, start: Warp | None) -> Warp:
+    """Turn and shift that lay the upper half of `face` on that of `reference`; none where they share nothing."""
+    grey, other = (cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) for image in (face, reference))
+    size = face.shape[0]
+    mask = _upper_mask(size)
+
+    def error(warp: Warp) -> float:
+        moved = cv2.warpAffine(other, warp, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+        # The spread of the difference, not its size: light may have changed.
+        return float(cv2.meanStdDev(cv2.subtract(grey, moved, dtype=cv2.CV_16S), mask=mask)[1][0, 0])
+
+    known = [np.eye(2, 3, dtype=np.float32)] + ([] if start is None else [start])
+    guess = min(known, key=error)
+    guess_error = error(guess)
+    if guess_error < _AS_GOOD_AS_EQUAL:  # ECC wanders off from where nothing is left to gain
+        return guess
+    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, _ITERATIONS, _PRECISION)
+    try:
+        _, found = cv2.findTransformECC(
+            grey, other, guess.copy(), cv2.MOTION_EUCLIDEAN, criteria, mask, _SMOOTHING
+        )
+    except cv2.error:  # what OpenCV says of faces too unlike, or without any contrast
+        return guess
+    warp = np.asarray(found, np.float32)
+    middle = np.array([size / 2, size / 2, 1.0])
+    is_small = (
+        abs(np.arctan2(warp[1, 0], warp[0, 0])) <= _LARGEST_TURN
+        and np.abs(warp @ middle - middle[:2]).max() <= _LARGEST_SHIFT * size
+    )
+    return warp if is_small and error(warp) < guess_error else guess
+
+
+@lru_cache(maxsize=4)
+def _upper_mask(size: int) -> NDArray[np.uint8]:
+    mask = np.zeros((size, size), np.uint8)
+    mask[size // 12 : lower_half_start(size), size // 12 : size - size // 12] = 255
+    mask.setflags(write=False)
+    return mask
+
+
+def _recoloured(moved: Image, face: Image) -> NDArray[np.float32]:
+    """`moved` with the brightness, contrast and tint of `face`, by their upper halves: light changes, scenes fade."""
+    half = lower_half_start(face.shape[0])
+    (old, old_spread), (new, new_spread) = (
+        (upper.mean(axis=(0, 1)), float(upper.mean(axis=2).std()))
+        for upper in (moved[:half].astype(np.float32), face[:half].astype(np.float32))
+    )
+    contrast = float(np.clip((new_spread + 1) / (old_spread + 1), *_CONTRAST_RANGE))
+    return np.clip((moved.astype(np.float32) - old) * np.float32(contrast) + new, 0, 255)
+
+
+@dataclass(slots=True)
+class _Entry:
+    face: Image
+    pose: NDArray[np.float32]
+    warp: Warp | None = None
+
+
+class SteadyReference:
+    """Keeps references of one person through one shot, and shows the right one; memory is bounded.
+
+    The first face is the first reference. It stays while the head is near its pose; when another kept reference
+    is much nearer, that takes over within a few frames; in a pose never seen, the current face is kept too.
+    """
+
+    def __init__(self) -> None:
+        self._entries: list[_Entry] = []
+        self._current: _Entry | None = None
+        self._previous: _Entry | None = None
+        self._fade = 0
+
+    def reset(self) -> None:
+        """Forget everything: a new shot."""
+        self._entries.clear()
+        self._current = self._previous = None
+        self._fade = 0
+
+    def show(self, face: Image) -> Image:
+        """What the generator sees beside the next `face`; always a new array."""
+        if self._current is None:
+            self._current = self._keep(face)
+        placed = self._place(self._current, face)
+        if placed.misfit > _SAME_POSE:
+            placed = self._look_for_another(face, placed)
+        if not self._fade or self._previous is None:
+            return placed.image
+        before = self._place(self._previous, face).image
+        share = self._fade / (_FADE_FRAMES + 1)
+        self._fade -= 1
+        return np.asarray(cv2.addWeighted(placed.image, 1 - share, before, share, 0), np.uint8)
+
+    def _look_for_another(self, face: Image, placed: PlacedReference) -> PlacedReference:
+        """Change to the reference that fits better than the current one, if there is one."""
+        pose = _pose(face)
+        others = [entry for entry in self._entries if entry is not self._current]
+        others.sort(key=lambda entry: float(np.abs(entry.pose - pose).mean()))
+        tried = [(self._place(entry, face), entry) for entry in others[:_MOST_TRIED]]
+        best, entry = min(tried, key=lambda pair: pair[0].misfit, default=(placed, None))
+        if entry is None or best.misfit > _BETTER * placed.misfit:
+            if min(best.misfit, placed.misfit) <= _NEW_POSE or len(self._entries) >= _MOST_KEPT:
+                return placed
+            entry = self._keep(face)
+            best = self._place(entry, face)
+        self._previous, self._current, self._fade = self._current, entry, _FADE_FRAMES
+        return best
+
+    def _place(self, entry: _Entry, face: Image) -> PlacedReference:
+        placed = place_reference(entry.face, face, entry.warp)
+        entry.warp = placed.warp
+        return placed
+
+    def _keep(self, face: Image) -> _Entry:
+        entry = _Entry(face.copy(), _pose(face))
+        self._entries.append(entry)
+        return entry
+
+
+def _pose(face: Image) -> NDArray[np.float32]:
+    """The upper half as a small picture, 24 × 12."""
+    return resize(face[: lower_half_start(face.shape[0])], 24, 12).astype(np.float32)
+
+
+def clip_references(form: ReferenceForm, faces: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """What inference shows beside each of the `faces` (T, S, S, 3) of one shot, in order."""
+    if form == "frame":
+        return faces
+    steady = SteadyReference()
+    return np.stack([steady.show(face) for face in faces])
+
+
+def placed_references(
+    form: ReferenceForm, references: Iterable[Image], faces: Iterable[Image]
+) -> NDArray[np.uint8]:
+    """What `form` shows of given `references` beside each of `faces`, both (T, S, S, 3): for training and tests."""
+    if form == "frame":
+        return np.stack(list(references))
+    return np.stack([place_reference(a, b).image for a, b in zip(references, faces, strict=True)])

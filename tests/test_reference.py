@@ -1,0 +1,110 @@
+"""References: laid on the face, coloured like it, kept while the pose stays."""
+
+import cv2
+import numpy as np
+import pytest
+
+from lipsmith.compose.masks import lower_face_mask
+from lipsmith.reference import SteadyReference, clip_references, place_reference, placed_references
+
+SIZE = 96
+
+
+def _scene(seed: int = 0, side: int = 160) -> np.ndarray:
+    """A smooth random picture with contrast everywhere."""
+    noise = np.random.default_rng(seed).normal(size=(side, side, 3))
+    smooth = cv2.GaussianBlur(noise, (0, 0), 5)
+    return np.clip(128 + 40 * smooth / smooth.std(), 0, 255).astype(np.uint8)
+
+
+def _view(scene: np.ndarray, *, turn: float = 0.0, shift: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
+    """The middle of a scene through a camera that is turned (degrees) and shifted (pixels)."""
+    middle = (scene.shape[0] - 1) / 2
+    matrix = cv2.getRotationMatrix2D((middle, middle), turn, 1.0)
+    matrix[:, 2] += np.array(shift) - (scene.shape[0] - SIZE) / 2
+    return cv2.warpAffine(scene, matrix, (SIZE, SIZE), flags=cv2.INTER_LINEAR)
+
+
+INSIDE = lower_face_mask(SIZE) > 0.999
+OUTSIDE = lower_face_mask(SIZE) == 0
+
+
+@pytest.mark.parametrize(("turn", "shift"), [(0, (0, 0)), (0, (3.5, -2.25)), (5, (2, 1)), (-8, (-4, 3))])
+def test_a_reference_is_turned_and_shifted_onto_the_face(turn: float, shift: tuple[float, float]) -> None:
+    scene = _scene()
+    face = _view(scene, turn=turn, shift=shift)
+    result = place_reference(_view(scene), face)
+    placed, warp = result.image, result.warp
+    # One rigid scene: laid right, the reference shows what the face shows, up to resampling and the colour of what
+    # came in at the edges; laid wrong by a pixel it would differ by four grey levels.
+    assert np.abs(placed[INSIDE].astype(int) - face[INSIDE]).mean() < 3.0
+    assert np.degrees(np.arctan2(warp[1, 0], warp[0, 0])) == pytest.approx(turn, abs=0.35)
+
+
+def test_only_the_lower_face_is_taken() -> None:
+    scene = _scene()
+    face, other = _view(scene), _view(scene)
+    other[60:85, 30:66] = (10, 200, 90)  # another mouth
+    placed = place_reference(other, face).image
+    np.testing.assert_array_equal(placed[OUTSIDE], face[OUTSIDE])
+    assert OUTSIDE[: SIZE // 2].all()
+    assert np.abs(placed[64:80, 36:60].astype(int) - (10, 200, 90)).mean() < 2
+
+
+def test_brightness_contrast_and_tint_follow_the_face() -> None:
+    reference = _view(_scene())
+    faded = np.clip(reference * 0.5 + np.array([100, 110, 120]), 0, 255).astype(np.uint8)
+    placed = place_reference(reference, faded).image
+    assert np.abs(placed[INSIDE].astype(int) - faded[INSIDE]).mean() < 2
+
+
+def test_faces_without_contrast_stay_where_they_are() -> None:
+    grey = np.full((SIZE, SIZE, 3), 90, np.uint8)
+    placed = place_reference(grey, grey + 20)
+    np.testing.assert_array_equal(placed.warp, np.eye(2, 3))
+    np.testing.assert_array_equal(placed.image, grey + 20)
+    assert placed.misfit == 0
+
+
+def test_one_reference_is_kept_while_the_pose_stays() -> None:
+    scene = _scene()
+    faces = []
+    for k in range(6):
+        face = _view(scene, shift=(0.3 * k, 0))
+        face[64:80, 36:60] = 40 * k  # the mouth moves all the time
+        faces.append(face)
+    steady = SteadyReference()
+    shown = [steady.show(face) for face in faces]
+    for picture in shown:
+        assert picture[68:76, 42:54].mean() == pytest.approx(0, abs=3)  # the first mouth, six times
+    np.testing.assert_array_equal(np.stack(shown), clip_references("steady", np.stack(faces)))
+
+
+def test_a_new_pose_gets_its_own_reference_and_an_old_one_comes_back() -> None:
+    one, two = _view(_scene(1)), _view(_scene(2))
+    steady = SteadyReference()
+    steady.show(one)
+    shown = [steady.show(two) for _ in range(6)]
+    # A few frames fade over; then the second pose shows itself.
+    assert not np.array_equal(shown[0], two)
+    assert np.abs(shown[-1].astype(int) - two).max() <= 1
+    again = one.copy()
+    again[64:80, 36:60] = 255
+    shown = [steady.show(again) for _ in range(6)]
+    assert np.abs(shown[-1][66:78, 40:56].astype(int) - one[66:78, 40:56]).max() <= 2
+
+
+def test_after_a_reset_the_next_face_is_the_reference() -> None:
+    one, two = _view(_scene(1)), _view(_scene(2))
+    steady = SteadyReference()
+    steady.show(one)
+    steady.reset()
+    assert np.abs(steady.show(two).astype(int) - two).max() <= 1
+
+
+def test_the_form_frame_shows_what_it_is_given() -> None:
+    faces = np.stack([_view(_scene(k)) for k in range(3)])
+    assert clip_references("frame", faces) is faces
+    np.testing.assert_array_equal(placed_references("frame", faces[::-1], faces), faces[::-1])
+    placed = placed_references("steady", faces[::-1], faces)
+    np.testing.assert_array_equal(placed[1], place_reference(faces[1], faces[1]).image)
