@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lipsmith.models.quality import VisualQualityDiscriminator
+from lipsmith.models.quality import PatchDiscriminator, VisualQualityDiscriminator
 from lipsmith.models.wav2lip import FACE_SIZES
 
 
@@ -37,3 +37,22 @@ def test_only_the_lower_half_is_looked_at(critic: VisualQualityDiscriminator) ->
     lower[..., 48:, :] = 0
     assert torch.equal(critic(upper), critic(faces))
     assert not torch.equal(critic(lower), critic(faces))
+
+
+def test_patches_are_scored_at_an_eighth_of_the_side_and_see_the_reference() -> None:
+    torch.manual_seed(0)
+    critic = PatchDiscriminator(0.25).eval()
+    faces, references = torch.rand(2, 3, 96, 96), torch.rand(2, 3, 96, 96)
+    scores, features = critic(faces, references)
+    assert scores.shape == (2, 1, 12, 24)
+    assert [tuple(x.shape[1:]) for x in features] == [(16, 24, 48), (32, 12, 24), (64, 12, 24)]
+    assert not torch.equal(critic(faces, references.flip(0))[0], scores)
+    # Upper halves say nothing; a change of one pixel is seen by its own patches alone.
+    above = faces.clone()
+    above[..., :48, :] = 0
+    torch.testing.assert_close(critic(above, references)[0], scores)
+    changed = faces.clone()
+    changed[..., 72, 48] += 0.5
+    touched = (critic(changed, references)[0] - scores).abs().amax(dim=(0, 1)) > 1e-7
+    rows, columns = touched.nonzero().unbind(1)
+    assert touched.sum() > 0 and int(rows.max() - rows.min()) <= 6 and int(columns.max() - columns.min()) <= 6

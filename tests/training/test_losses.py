@@ -15,6 +15,7 @@ from lipsmith.training.losses import (
     discriminator_real_loss,
     expert_sync_loss,
     generator_loss,
+    hinge_discriminator_loss,
     reconstruction_loss,
 )
 
@@ -190,3 +191,10 @@ class TestContrastive:
     def test_different_shapes_are_refused(self) -> None:
         with pytest.raises(ValueError, match="one shape"):
             contrastive_sync_loss(torch.zeros(1, 8, 4), torch.zeros(1, 7, 4))
+
+
+def test_hinge_loss_of_a_discriminator_by_hand() -> None:
+    real, generated = torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 0.25])
+    # (0 + 0) / 2 at the first place, (0.5 + 1.25) / 2 at the second, which counts three times as much.
+    loss = hinge_discriminator_loss(real, generated, torch.tensor([1.0, 3.0]))
+    assert float(loss) == pytest.approx(3 * 0.875 / 4)

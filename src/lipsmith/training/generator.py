@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from lipsmith.data.samples import ClipSampler, generator_batch, load_split
 from lipsmith.errors import RecipeError, WeightsError
 from lipsmith.evaluation.sync_score import score_clip, summarise
 from lipsmith.models.dense_expert import DenseLipSyncExpert
-from lipsmith.models.quality import VisualQualityDiscriminator
+from lipsmith.models.quality import PatchDiscriminator, VisualQualityDiscriminator
 from lipsmith.models.wav2lip import Wav2Lip
 from lipsmith.reference import clip_references, placed_references
 from lipsmith.timebase import EXPERT_FRAMES
@@ -31,8 +32,9 @@ from lipsmith.training.losses import (
     discriminator_fake_loss,
     discriminator_real_loss,
     expert_sync_loss,
+    hinge_discriminator_loss,
 )
-from lipsmith.training.recipe import GeneratorRecipe, SyncTerm, is_ever_on, value_at
+from lipsmith.training.recipe import CriticRecipe, GeneratorRecipe, SyncTerm, is_ever_on, value_at
 from lipsmith.training.run import (
     Report,
     Run,
@@ -132,14 +134,26 @@ def _edges(faces: Tensor) -> tuple[Tensor, Tensor]:
     return faces[..., 1:, :] - faces[..., :-1, :], faces[..., :, 1:] - faces[..., :, :-1]
 
 
-class _Critic:
-    """The visual quality discriminator and its optimiser (paper, 3.5): one part of a run."""
+class _Critic(Protocol):
+    """A discriminator and its optimiser: one part of a run."""
 
-    def __init__(self, recipe: GeneratorRecipe) -> None:
-        self.model = VisualQualityDiscriminator(recipe.critic.width, recipe.model.face_size)
-        self.optimiser: Optimizer = Adam(
-            self.model.parameters(), lr=recipe.critic.learning_rate, betas=recipe.critic.betas
-        )
+    def state_dict(self) -> dict[str, object]: ...
+
+    def load_state_dict(self, state: dict[str, dict]) -> None: ...
+
+    def term(self, batch: StepTensors, generated: Tensor) -> Tensor:
+        """What the generator is to make small."""
+        ...
+
+    def learn(self, batch: StepTensors, generated: Tensor) -> float:
+        """One step of the discriminator; its loss."""
+        ...
+
+
+class _CriticBase:
+    def __init__(self, model: nn.Module, recipe: CriticRecipe) -> None:
+        self.model = model
+        self.optimiser: Optimizer = Adam(model.parameters(), lr=recipe.learning_rate, betas=recipe.betas)
 
     def state_dict(self) -> dict[str, object]:
         return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
@@ -148,18 +162,67 @@ class _Critic:
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
 
-    def score(self, faces: Tensor) -> Tensor:
-        return self.model(faces.transpose(1, 2))  # (B, T, 3, S, S) → (B, 3, T, S, S)
-
-    def learn(self, real: Tensor, generated: Tensor) -> float:
-        loss = (
-            discriminator_real_loss(self.score(real))
-            + discriminator_fake_loss(self.score(generated.detach()))
-        ) / 2
+    def _step(self, loss: Tensor) -> float:
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
         return float(loss.detach())
+
+
+class _PaperCritic(_CriticBase):
+    """The visual quality discriminator and its cross-entropy (paper, 3.5)."""
+
+    def __init__(self, recipe: GeneratorRecipe) -> None:
+        super().__init__(
+            VisualQualityDiscriminator(recipe.critic.width, recipe.model.face_size), recipe.critic
+        )
+
+    def term(self, batch: StepTensors, generated: Tensor) -> Tensor:
+        return adversarial_loss(self._score(generated))
+
+    def learn(self, batch: StepTensors, generated: Tensor) -> float:
+        real = discriminator_real_loss(self._score(batch.targets))
+        return self._step((real + discriminator_fake_loss(self._score(generated.detach()))) / 2)
+
+    def _score(self, faces: Tensor) -> Tensor:
+        return self.model(faces.transpose(1, 2))  # (B, T, 3, S, S) → (B, 3, T, S, S)
+
+
+class _PatchCritic(_CriticBase):
+    """Patches of the moving part of the face, by hinge; and its features, generated against real."""
+
+    def __init__(self, recipe: GeneratorRecipe) -> None:
+        super().__init__(PatchDiscriminator(recipe.critic.width), recipe.critic)
+        self.features = recipe.critic.features
+        size = recipe.model.face_size
+        self.importance = F.interpolate(
+            moving_mask(size)[..., size // 2 :, :], (size // 8, size // 4), mode="area"
+        )
+
+    def term(self, batch: StepTensors, generated: Tensor) -> Tensor:
+        scores, features = self._score(generated, batch.references)
+        loss = -(scores.float() * self.importance).mean() / self.importance.mean()
+        own = (~batch.foreign).repeat_interleave(generated.shape[1])
+        if self.features > 0 and own.any():
+            with torch.no_grad():
+                _, wanted = self._score(batch.targets, batch.references)
+            differences = [
+                F.l1_loss(a[own].float(), b[own].float()) for a, b in zip(features, wanted, strict=True)
+            ]
+            loss = loss + self.features * torch.stack(differences).mean()
+        return loss
+
+    def learn(self, batch: StepTensors, generated: Tensor) -> float:
+        real, _ = self._score(batch.targets, batch.references)
+        made, _ = self._score(generated.detach(), batch.references)
+        return self._step(hinge_discriminator_loss(real, made, self.importance))
+
+    def _score(self, faces: Tensor, references: Tensor) -> tuple[Tensor, list[Tensor]]:
+        return self.model(faces.flatten(0, 1), references.flatten(0, 1))
+
+
+def _make_critic(recipe: GeneratorRecipe) -> _Critic:
+    return _PaperCritic(recipe) if recipe.critic.form == "paper" else _PatchCritic(recipe)
 
 
 class _Average:
@@ -228,7 +291,7 @@ def _losses(
         halves = roughened_halves(generated, recipe.sync_term, random)
         terms["sync"] = (weight, sync_loss(expert, recipe.sync_term, halves, batch.sync_windows))
     if critic is not None and (weight := value_at(weights.adversarial, step)) > 0:
-        terms["adversarial"] = (weight, adversarial_loss(critic.score(generated)))
+        terms["adversarial"] = (weight, critic.term(batch, generated))
     return terms
 
 
@@ -341,7 +404,7 @@ def train_generator(
         _load_initial(generator, initial)
     average = _Average(generator, recipe.average_decay)
     optimiser = make_optimiser(generator, recipe.optimiser)
-    critic = _Critic(recipe) if is_ever_on(recipe.losses.adversarial) else None
+    critic = _make_critic(recipe) if is_ever_on(recipe.losses.adversarial) else None
     run = Run(output, recipe, resume=resume)
     parts: dict[str, object] = {"generator": generator, "average": average.model, "optimiser": optimiser}
     if critic is not None:
@@ -401,7 +464,7 @@ def train_generator(
             average.update(generator, step)
             if "adversarial" in terms and critic is not None:
                 with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                    sums.setdefault("critic", []).append(critic.learn(batch.targets, generated))
+                    sums.setdefault("critic", []).append(critic.learn(batch, generated))
             for name, (_, value) in terms.items():
                 sums.setdefault(name, []).append(float(value.detach()))
             run.state.step = step + 1

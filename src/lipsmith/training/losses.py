@@ -70,6 +70,12 @@ def discriminator_fake_loss(generated_scores: Tensor) -> Tensor:
     return _binary_cross_entropy(generated_scores, torch.zeros_like(generated_scores))
 
 
+def hinge_discriminator_loss(real_scores: Tensor, generated_scores: Tensor, importance: Tensor) -> Tensor:
+    """Hinge loss of a discriminator by patches: mean of (1 − real)₊ and (1 + generated)₊, weighted by `importance`."""
+    lost = torch.relu(1 - real_scores.float()) + torch.relu(1 + generated_scores.float())
+    return (lost * importance).mean() / importance.mean() / 2
+
+
 def generator_loss(
     reconstruction: Tensor,
     sync: Tensor | float = 0.0,

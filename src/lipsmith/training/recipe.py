@@ -199,8 +199,14 @@ class SyncTerm(_Strict):
 
 
 class CriticRecipe(_Strict):
-    """The visual quality discriminator that is trained along when `losses.adversarial` is above 0."""
+    """The visual quality discriminator that is trained along when `losses.adversarial` is above 0.
 
+    `form: paper` is the published one with its cross-entropy, `patch` scores patches beside the reference, by hinge.
+    `features` is the weight of the difference of its features, generated against real, in the form `patch`.
+    """
+
+    form: Literal["paper", "patch"] = "paper"
+    features: float = Field(default=0.0, ge=0)
     width: float = Field(default=0.25, gt=0)
     learning_rate: float = Field(default=1e-4, gt=0)
     betas: tuple[float, float] = (0.5, 0.999)
