@@ -52,8 +52,8 @@ weights: $(VENV)/.dev  ## Train the default weights again: make weights CLIPS=FO
 	$(BIN)/lipsmith offsets $(RUNS)/prepared --expert $(RUNS)/expert
 	$(TRAIN) recipes/judge.yaml --output $(RUNS)/judge
 	$(TRAIN) recipes/generator.yaml --expert $(RUNS)/expert --initial $(RUNS)/reconstruction --output $(RUNS)/generator
-	$(TRAIN) recipes/refinement.yaml --expert $(RUNS)/expert --output $(RUNS)/generator
-	$(BIN)/lipsmith export $(RUNS)/generator --data $(RUNS)/prepared --output $(RUNS)/weights/default
+	$(TRAIN) recipes/refinement.yaml --expert $(RUNS)/expert --initial $(RUNS)/generator --output $(RUNS)/refinement
+	$(BIN)/lipsmith export $(RUNS)/refinement --data $(RUNS)/prepared --output $(RUNS)/weights/default
 	$(BIN)/python -m lipsmith.evaluation $(RUNS)/weights/default --judge $(RUNS)/judge --data $(RUNS)/prepared \
 		--recipe recipes/refinement.yaml --strips $(RUNS)/strips --json $(RUNS)/scores.json
 
