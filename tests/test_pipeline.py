@@ -13,6 +13,8 @@ import pytest
 
 from lipsmith import errors, pipeline
 from lipsmith.audio.mel import SILENCE, mel_spectrogram
+from lipsmith.audio.voice import silence_pauses, speech_activity
+from lipsmith.audio.windows import WindowStream
 from lipsmith.faces.detect import Detection
 from lipsmith.geometry import Box
 from lipsmith.media.probe import MediaInfo, VideoStream
@@ -236,6 +238,20 @@ def test_where_nobody_speaks_the_generator_hears_silence(studio):
     studio.runtime = Runtime()
     studio.sync(close_in_silence=False)
     assert studio.runtime.heard[45].max() > SILENCE
+
+
+def test_what_is_heard_in_a_stream_is_the_whole_mel_with_its_pauses_silenced(studio):
+    rng = np.random.default_rng(0)
+    studio.samples = (rng.normal(0, 0.1, 32000) * (np.arange(32000) // 8000 % 2 + 0.001)).astype(np.float32)
+    studio.frames = [make_frame(index) for index in range(60)]
+    studio.sync()
+    mel = mel_spectrogram(studio.samples)
+    activity = speech_activity(mel)
+    assert 0.3 < activity.mean() < 0.8
+    windows = WindowStream([silence_pauses(mel, activity)])
+    for frame, heard in zip(studio.frames, studio.runtime.heard, strict=True):
+        expected = windows.batch([window_start(frame.time, Fraction(1, 25))])[0, 0]
+        np.testing.assert_allclose(heard, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 
-from lipsmith.timeline import Step, choose_policy, frames_in_order, picture_steps
+from lipsmith.timeline import FrameTimes, Step, choose_policy, frames_in_order, picture_steps
 
 F = Fraction
 TIMES = [F(0), F(1, 10), F(3, 10), F(4, 10)]  # a variable rate; the last frame is shown for 0.1 s
@@ -148,3 +148,20 @@ def test_leaving_early_closes_the_source():
 
 def test_a_source_that_is_shorter_the_second_time_ends_the_frames():
     assert _indices(_Source(3), [0, 1, 2, 3, 4], 1) == [0, 1, 2]
+
+
+def test_frame_times_are_exact():
+    given = [F(0), F(1001, 30000), F(1, 3), F(3600 * 90_000 + 1, 90_000)]
+    times = FrameTimes(given)
+    times.append(F(7200))
+    assert list(times) == [*given, F(7200)]
+    assert len(times) == 5
+    assert times[-2] == given[-1]
+    assert list(times[1:3]) == given[1:3]
+    with pytest.raises(IndexError):
+        times[5]
+
+
+def test_frame_times_of_absurd_clocks_are_kept_to_a_picosecond():
+    time = F(7 * 3600 * 2**62 + 1, 2**62 - 1)
+    assert abs(FrameTimes([time])[0] - time) < F(1, 10**12)

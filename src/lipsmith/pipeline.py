@@ -5,14 +5,16 @@ In both, frames stream through bounded queues: however long the video, only a fe
 the second pass (decode, generate, compose, encode) run beside one another in threads.
 """
 
+import math
 import os
 import time
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -20,9 +22,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsmith.audio.mel import SILENCE, mel_from_blocks, mel_spectrogram
-from lipsmith.audio.voice import silence_pauses
-from lipsmith.audio.windows import window_batch
+from lipsmith.audio.mel import SILENCE, mel_column_blocks, mel_spectrogram
+from lipsmith.audio.voice import activity_of_level, silence_pauses, speech_activity, voice_level
+from lipsmith.audio.windows import WindowStream
 from lipsmith.compose.paste import paste_face
 from lipsmith.conditioning import mask_lower_half
 from lipsmith.errors import InputError, NoFaceError, OutputError, UsageError
@@ -37,7 +39,14 @@ from lipsmith.prefetch import Prefetch, close_iterator
 from lipsmith.reference import SteadyReference
 from lipsmith.runtime.base import GeneratorRuntime, resolve_runtime
 from lipsmith.timebase import SAMPLE_RATE_HZ, TRAINING_RATE_HZ, WINDOW_SECONDS, window_start
-from lipsmith.timeline import LENGTH_POLICIES, Step, choose_policy, frames_in_order, picture_steps
+from lipsmith.timeline import (
+    LENGTH_POLICIES,
+    FrameTimes,
+    Step,
+    choose_policy,
+    frames_in_order,
+    picture_steps,
+)
 
 if TYPE_CHECKING:
     from lipsmith.provenance.identity import Identity
@@ -291,12 +300,14 @@ class LipSyncer:
         """
         mel = mel_spectrogram(samples)
         if close_in_silence:
-            mel = silence_pauses(mel)
+            mel = silence_pauses(mel, speech_activity(mel))
         works = (
             _Work(image, index / Fraction(rate), track[index] if index < len(track) else None)
             for index, image in enumerate(frames)
         )
-        with closing(self._render(works, mel, self._lead(None), _LARGEST_BATCH, _Clock())) as rendered:
+        with closing(
+            self._render(works, WindowStream([mel]), self._lead(None), _LARGEST_BATCH, _Clock())
+        ) as rendered:
             for work in rendered:
                 yield work.image
 
@@ -318,30 +329,30 @@ class LipSyncer:
         identity = _identity(options)
 
         with clock.working("listen"):
-            mel, audio_seconds = _listen(audio)
-            if options.close_in_silence:
-                mel = silence_pauses(mel)
-        survey = self._survey(info, audio_seconds, options.face, clock, progress)
-        plan = _plan(survey, audio_seconds, options.length)
-        without_face = _ranges_without_face(plan, survey.boxes)
-        num_synced = sum(survey.boxes[step.index] is not None for step in plan.steps)
+            sound = _listen(audio, options.close_in_silence)
+        survey = self._survey(info, sound.duration, options.face, clock, progress)
+        plan = _plan(survey, sound.duration, options.length)
+        without_face = _ranges_without_face(plan, survey)
+        num_synced = plan.num_frames - sum(part.last + 1 - part.first for part in without_face)
         notes: list[str] = []
         metadata, finalize = {}, None
         if identity is not None:
-            record = self._record(video, audio, num_synced, len(plan.steps) - num_synced)
+            record = self._record(video, audio, num_synced, plan.num_frames - num_synced)
             metadata = _container_metadata(record)
             finalize = _signer(record, identity, video, audio, output, notes, clock)
 
+        heard = sound.heard(read_sample_blocks(audio))
         rendered = self._render(
             self._planned_frames(video, survey, plan, clock),
-            mel,
+            WindowStream(heard),
             self._lead(options),
             options.batch_size or max(1, min(_LARGEST_BATCH, _BATCH_BYTES // survey.frame_bytes)),
             clock,
             _label(options.visible_mark, survey.picture),
         )
-        progress.begin("render", len(plan.steps))
+        progress.begin("render", plan.num_frames)
         with (
+            closing(heard),
             closing(rendered),
             VideoWriter(
                 output,
@@ -364,20 +375,20 @@ class LipSyncer:
                     writer.write(work.image, work.time)
                 num_written += 1
                 progress.show(num_written)
-            if num_written < len(plan.steps):
+            if num_written < plan.num_frames:
                 raise InputError(
-                    f"{video} gave only {num_written} of {len(plan.steps)} frames when read again: "
+                    f"{video} gave only {num_written} of {plan.num_frames} frames when read again: "
                     "did it change meanwhile?"
                 )
 
         return SyncReport(
             output=output,
-            num_frames=len(plan.steps),
+            num_frames=plan.num_frames,
             num_synced=num_synced,
             without_face=without_face,
             rate=survey.picture.rate,
             duration_seconds=float(plan.duration),
-            audio_seconds=float(audio_seconds),
+            audio_seconds=float(sound.duration),
             length=plan.policy,
             face_height=survey.face_height,
             model=self.card.name,
@@ -385,7 +396,7 @@ class LipSyncer:
             runtime=f"{self.runtime.name} ({self.runtime.device})",
             seconds=clock.seconds,
             total_seconds=time.perf_counter() - start,
-            warnings=[*self._warnings(without_face, len(plan.steps), num_synced, survey, mel), *notes],
+            warnings=[*self._warnings(without_face, plan.num_frames, num_synced, survey, sound), *notes],
         )
 
     def _survey(
@@ -395,7 +406,7 @@ class LipSyncer:
         picture = info.video
         assert picture is not None  # _check saw to that
         tracker = FaceTracker(self.detector, rate=picture.rate)
-        times: list[Fraction] = []
+        times = FrameTimes()
         frame_bytes = 1
         known = picture.num_frames
         most = int(duration * picture.rate) + 1
@@ -414,9 +425,12 @@ class LipSyncer:
             raise InputError(f"The video stream of {info.path} has no frames; give a video with a picture.")
         with clock.working("track"):
             tracks = tracker.finish()
-            boxes = primary_boxes(tracks, len(times), face)
-        boxes = [box if box is not None and self._is_visible(box, picture) else None for box in boxes]
-        heights = [self.crop_rule.crop(box).height for box in boxes if box is not None]
+            boxes = np.full((len(times), 4), np.nan)
+            heights = []
+            for index, box in enumerate(primary_boxes(tracks, len(times), face)):
+                if box is not None and self._is_visible(box, picture):
+                    boxes[index] = box.left, box.top, box.right, box.bottom
+                    heights.append(self.crop_rule.crop(box).height)
         if not heights:
             raise NoFaceError(_no_face_message(info, len(times), times[-1], face, bool(tracks)))
         height = round(float(np.median(heights)))
@@ -434,9 +448,9 @@ class LipSyncer:
         def read() -> Iterator[Frame]:
             return clock.timed("decode", read_frames(video))
 
-        with closing(frames_in_order(read, plan.steps, plan.num_kept)) as frames:
+        with closing(frames_in_order(read, plan.steps(), plan.num_kept)) as frames:
             for frame, step in frames:
-                yield _Work(frame.image, step.time, survey.boxes[step.index], survey.shot(step.index))
+                yield _Work(frame.image, step.time, survey.box(step.index), survey.shot(step.index))
 
     def _lead(self, options: SyncOptions | None) -> Fraction:
         if options is not None and options.audio_lead_seconds is not None:
@@ -446,7 +460,7 @@ class LipSyncer:
     def _render(
         self,
         works: Iterable["_Work"],
-        mel: FloatArray,
+        windows: WindowStream,
         lead: Fraction,
         batch_size: int,
         clock: "_Clock",
@@ -455,7 +469,9 @@ class LipSyncer:
         """Second pass: each of `works` with its image composed. The caller encodes in its own thread."""
         with (
             Prefetch(self._shown(works, batch_size, clock), 1, "decode") as shown,
-            Prefetch((self._generate(batch, mel, lead, clock) for batch in shown), 1, "generate") as faces,
+            Prefetch(
+                (self._generate(batch, windows, lead, clock) for batch in shown), 1, "generate"
+            ) as faces,
             Prefetch(
                 (_compose(work, clock, mark) for batch in faces for work in batch), 2, "compose"
             ) as done,
@@ -485,13 +501,14 @@ class LipSyncer:
             close_iterator(works)
 
     def _generate(
-        self, batch: list["_Work"], mel: FloatArray, lead: Fraction, clock: "_Clock"
+        self, batch: list["_Work"], windows: WindowStream, lead: Fraction, clock: "_Clock"
     ) -> list["_Work"]:
         """Generate the faces of those frames of a batch that have one."""
         with_face = [work for work in batch if work.shown is not None and work.reference is not None]
         if with_face:
+            with clock.working("listen"):
+                mels = windows.batch([window_start(work.time, lead) for work in with_face])
             with clock.working("generate"):
-                mels = window_batch(mel, [window_start(work.time, lead) for work in with_face])
                 shown = to_network([work.shown for work in with_face if work.shown is not None])
                 references = to_network([work.reference for work in with_face if work.reference is not None])
                 faces = np.concatenate([mask_lower_half(shown), references], axis=1)
@@ -518,7 +535,7 @@ class LipSyncer:
         num_frames: int,
         num_synced: int,
         survey: "_Survey",
-        mel: FloatArray,
+        sound: "_Sound",
     ) -> list[str]:
         warnings = []
         if without_face:
@@ -535,7 +552,7 @@ class LipSyncer:
                 f"The face is {survey.face_height} pixels high on screen and {self.runtime.face_size} in the "
                 "model: the mouth will be softer than the rest. Weights with a larger face size would help."
             )
-        if mel.size and mel.max() <= SILENCE:
+        if sound.is_silent:
             warnings.append("No speech was found in the sound: the mouth stays closed throughout.")
         return warnings
 
@@ -560,12 +577,34 @@ class _Work:
 
 
 @dataclass(frozen=True, slots=True)
+class _Sound:
+    """What listening once learnt: how long the sound lasts, and where somebody speaks (None: not asked)."""
+
+    duration: Fraction
+    activity: FloatArray | None
+    is_silent: bool
+
+    def heard(self, blocks: Iterable[FloatArray]) -> Generator[FloatArray, None, None]:
+        """The mel that the generator hears, in blocks of columns, of the same samples in `blocks`."""
+        position = 0
+        for mel in mel_column_blocks(blocks):
+            if self.activity is not None:
+                activity = self.activity[position : position + mel.shape[1]]
+                position += mel.shape[1]
+                mel = silence_pauses(mel[:, : len(activity)], activity)
+            yield mel
+
+
+@dataclass(frozen=True, slots=True)
 class _Survey:
-    """What the first pass learnt: the time of each frame, the face in it, where shots begin, and sizes."""
+    """What the first pass learnt: the time of each frame, the face in it, where shots begin, and sizes.
+
+    What there is for every frame is in arrays: Python objects would take 300 bytes a frame.
+    """
 
     picture: VideoStream
-    times: list[Fraction]
-    boxes: list[Box | None]
+    times: FrameTimes
+    boxes: NDArray[np.float64]  # (n, 4): left, top, right, bottom in pixels; NaN where there is no face
     shot_starts: list[int]
     frame_bytes: int
     face_height: int
@@ -574,12 +613,18 @@ class _Survey:
         """Number of the shot that frame `index` is in."""
         return bisect_right(self.shot_starts, index)
 
+    def box(self, index: int) -> Box | None:
+        """The face in frame `index`, if there is one."""
+        left, top, right, bottom = self.boxes[index].tolist()
+        return None if math.isnan(left) else Box(left, top, right, bottom)
+
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
     """Which frame is shown when, for how long in all, and how many are kept for going backwards."""
 
-    steps: list[Step]
+    steps: Callable[[], Iterator[Step]]  # anew each time: a list of them would grow with length
+    num_frames: int
     policy: str
     duration: Fraction
     num_kept: int
@@ -592,9 +637,15 @@ def _plan(survey: _Survey, audio_seconds: Fraction, wanted_policy: str) -> _Plan
     video_seconds = survey.times[-1] + last_seconds
     policy = choose_policy(wanted_policy, len(survey.times), num_kept, audio_seconds - video_seconds)
     duration = min(audio_seconds, video_seconds) if policy == "cut" else audio_seconds
-    steps = list(picture_steps(survey.times, last_seconds, duration, policy))
-    has_variable_rate = any(step.time != place * last_seconds for place, step in enumerate(steps))
-    return _Plan(steps, policy, duration, num_kept if policy == "bounce" else 1, has_variable_rate)
+
+    def steps() -> Iterator[Step]:
+        return picture_steps(survey.times, last_seconds, duration, policy)
+
+    num_frames = sum(1 for _ in steps())
+    has_variable_rate = any(step.time != place * last_seconds for place, step in enumerate(steps()))
+    return _Plan(
+        steps, num_frames, policy, duration, num_kept if policy == "bounce" else 1, has_variable_rate
+    )
 
 
 def _compose(work: _Work, clock: "_Clock", mark: Callable[[Image], Image] | None) -> _Work:
@@ -608,9 +659,11 @@ def _compose(work: _Work, clock: "_Clock", mark: Callable[[Image], Image] | None
     return work
 
 
-def _listen(path: Path) -> tuple[FloatArray, Fraction]:
-    """The mel of a file's sound and its exact duration in seconds."""
+def _listen(path: Path, close_in_silence: bool) -> _Sound:
+    """Listen to a file for the first time, for what needs the whole of it; the mel is made again as it is needed."""
     num_samples = 0
+    loudest = SILENCE
+    levels = array("f")
 
     def counted() -> Iterator[FloatArray]:
         nonlocal num_samples
@@ -618,14 +671,19 @@ def _listen(path: Path) -> tuple[FloatArray, Fraction]:
             num_samples += len(block)
             yield block
 
-    mel = mel_from_blocks(counted())
+    for mel in mel_column_blocks(counted()):
+        loudest = max(loudest, float(mel.max()))
+        levels.frombytes(voice_level(mel).tobytes())
     duration = Fraction(num_samples, SAMPLE_RATE_HZ)
     if duration < WINDOW_SECONDS:
         raise InputError(
             f"The sound of {path} lasts {float(duration):.2f} s; at least {float(WINDOW_SECONDS)} s "
             "are needed."
         )
-    return mel, duration
+    if not close_in_silence:
+        return _Sound(duration, None, loudest <= SILENCE)
+    activity = activity_of_level(np.frombuffer(levels, np.float32))
+    return _Sound(duration, activity, not activity.any())
 
 
 def _label(wanted: bool | str, picture: VideoStream) -> Callable[[Image], Image] | None:
@@ -702,15 +760,18 @@ def _is_same_file(one: Path, other: Path) -> bool:
         return one.resolve() == other.resolve()
 
 
-def _ranges_without_face(plan: _Plan, boxes: Sequence[Box | None]) -> list[FrameRange]:
+def _ranges_without_face(plan: _Plan, survey: _Survey) -> list[FrameRange]:
     ranges = []
-    times = [step.time for step in plan.steps] + [plan.duration]
-    places = range(len(plan.steps))
-    for missing, group in groupby(places, key=lambda place: boxes[plan.steps[place].index] is None):
-        if missing:
-            members = list(group)
-            first, last = members[0], members[-1]
-            ranges.append(FrameRange(first, last, float(times[first]), float(times[last + 1])))
+    start: tuple[int, Fraction] | None = None  # of the range that goes on
+    for place, step in enumerate(plan.steps()):
+        missing = survey.box(step.index) is None
+        if missing and start is None:
+            start = place, step.time
+        elif start is not None and not missing:
+            ranges.append(FrameRange(start[0], place - 1, float(start[1]), float(step.time)))
+            start = None
+    if start is not None:
+        ranges.append(FrameRange(start[0], plan.num_frames - 1, float(start[1]), float(plan.duration)))
     return ranges
 
 

@@ -10,11 +10,12 @@ A longer picture ends with the sound. For a shorter one the length policy decide
   affordable, else `loop`.
 """
 
+from array import array
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, Protocol, TypeVar, get_args
+from typing import Literal, Protocol, TypeVar, get_args, overload
 
 from lipsmith.prefetch import close_iterator
 
@@ -24,6 +25,7 @@ LENGTH_POLICIES: tuple[str, ...] = get_args(LengthPolicy)
 # Going backwards is affordable while a frame is decoded this many times at most, on average.
 _MOST_DECODES = 4
 _MOMENT_SECONDS = Fraction(1, 5)
+_LARGEST_DENOMINATOR = 2**40
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,38 @@ class Step:
 
     index: int
     time: Fraction
+
+
+class FrameTimes(Sequence[Fraction]):
+    """Times in seconds, 16 bytes each instead of the hundred of a `Fraction`.
+
+    Exact, unless a denominator exceeds 2^40: then to a picosecond.
+    """
+
+    def __init__(self, times: Iterable[Fraction] = ()) -> None:
+        self._numerators, self._denominators = array("q"), array("q")
+        for time in times:
+            self.append(time)
+
+    def append(self, time: Fraction) -> None:
+        """Add a time after the last one."""
+        time = time.limit_denominator(_LARGEST_DENOMINATOR)
+        self._numerators.append(time.numerator)
+        self._denominators.append(time.denominator)
+
+    def __len__(self) -> int:
+        return len(self._numerators)
+
+    @overload
+    def __getitem__(self, index: int) -> Fraction: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "FrameTimes": ...
+
+    def __getitem__(self, index: int | slice) -> "Fraction | FrameTimes":
+        if isinstance(index, slice):
+            return FrameTimes(self[place] for place in range(*index.indices(len(self))))
+        return Fraction(self._numerators[index], self._denominators[index])
 
 
 class _Indexed(Protocol):

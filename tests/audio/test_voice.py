@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from lipsmith.audio.mel import mel_spectrogram
-from lipsmith.audio.voice import speech_activity
+from lipsmith.audio.mel import SILENCE, mel_spectrogram
+from lipsmith.audio.voice import activity_of_level, silence_pauses, speech_activity, voice_level
 from lipsmith.timebase import SAMPLE_RATE_HZ
 
 RNG = np.random.default_rng(0)
@@ -61,3 +61,24 @@ def test_a_click_is_not_speech():
 
 def test_nothing_gives_nothing():
     assert speech_activity(np.zeros((80, 0), np.float32)).shape == (0,)
+
+
+def test_the_level_is_the_mean_of_the_loudest_quarter_of_the_voice_bands():
+    mel = np.full((80, 2), -4, np.float32)
+    mel[20:33, 0] = 1  # thirteen of the 52 bands from 3 to 54
+    mel[:3, 1] = mel[55:, 1] = 4  # beside them
+    np.testing.assert_array_equal(voice_level(mel), np.float32([1, -4]))
+
+
+def test_levels_that_come_in_pieces_decide_the_same():
+    mel = mel_spectrogram(np.concatenate([_voice(1), _noise(1, 0.001), _voice(1)]))
+    levels = [voice_level(piece) for piece in np.array_split(mel, 50, axis=1)]
+    np.testing.assert_array_equal(activity_of_level(np.concatenate(levels)), speech_activity(mel))
+
+
+def test_pauses_are_silenced_and_speech_is_kept():
+    mel = RNG.uniform(-4, 4, (80, 3)).astype(np.float32)
+    heard = silence_pauses(mel, np.float32([0, 1, 0]))
+    assert heard.dtype == np.float32
+    np.testing.assert_array_equal(heard[:, 1], mel[:, 1])
+    assert (heard[:, [0, 2]] == SILENCE).all()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lipsmith.audio.mel import SILENCE
-from lipsmith.audio.windows import published_starts, window_batch, window_mel
+from lipsmith.audio.windows import WindowStream, published_starts, window_batch, window_mel
 from lipsmith.timebase import frame_time, window_start
 
 MEL = np.tile(np.arange(100, dtype=np.float32), (80, 1))  # every column holds its own number
@@ -61,3 +61,46 @@ def test_a_batch_is_its_windows():
     assert batch.dtype == np.float32
     for row, start in enumerate([3, -2, 95]):
         np.testing.assert_array_equal(batch[row, 0], window_mel(MEL, start))
+
+
+@pytest.mark.parametrize("block_columns", [1, 7, 16, 64, 100])
+def test_windows_of_a_mel_that_goes_by_are_those_of_the_whole(block_columns):
+    stream = WindowStream(MEL[:, first : first + block_columns] for first in range(0, 100, block_columns))
+    for starts in (
+        [-20, -4],
+        [-4, 0, 3],
+        [3],
+        [40, 43],
+        [43, 80],
+        [95],
+        [110, 200],
+    ):
+        np.testing.assert_array_equal(stream.batch(starts), window_batch(MEL, starts))
+
+
+def test_a_stream_reads_no_further_than_it_must():
+    num_read = 0
+
+    def blocks():
+        nonlocal num_read
+        for first in range(0, 100, 10):
+            num_read += 1
+            yield MEL[:, first : first + 10]
+
+    stream = WindowStream(blocks())
+    for starts, most in (([-16], 0), ([0], 2), ([4], 2), ([5, 60], 8), ([200], 10)):
+        stream.batch(starts)
+        assert num_read == most
+
+
+def test_a_stream_does_not_go_back():
+    stream = WindowStream([MEL])
+    stream.batch([-3, 40])
+    stream.batch([0, 41])
+    stream.batch([9])
+    with pytest.raises(ValueError, match="columns before 9 are forgotten"):
+        stream.batch([8, 30])
+
+
+def test_a_mel_without_columns_is_silence():
+    assert (WindowStream([]).batch([0, 5]) == SILENCE).all()

@@ -19,24 +19,40 @@ _SHORTEST_SECONDS = 0.05  # a click is not speech
 def speech_activity(mel: FloatArray) -> FloatArray:
     """1 where the sound is speech and 0 where it is not, per column of `mel` (80, n): float32 (n,).
 
+    See `activity_of_level`, which decides, and needs no mel in memory.
+    """
+    return activity_of_level(voice_level(mel))
+
+
+def voice_level(mel: FloatArray) -> FloatArray:
+    """How loud the voice bands of each column of `mel` (80, n) are, in mel units: float32 (n,)."""
+    return np.sort(mel[_SPEECH_BANDS], axis=0)[-13:].mean(axis=0)  # the loudest quarter of the voice bands
+
+
+def activity_of_level(level: FloatArray) -> FloatArray:
+    """1 where the sound is speech and 0 where it is not, from the `voice_level` of all its columns: float32 (n,).
+
     A column is active when its level in the voice bands stands out from the recording's own noise floor and is not
     far below its loud speech; activity shorter than 50 ms is dropped, and every stretch is widened by 150 ms on both
     sides, so that soft onsets and endings keep their sound. A sound that is silent throughout has no activity.
     """
-    if mel.shape[1] == 0:
+    if not len(level):
         return np.zeros(0, np.float32)
-    level = np.sort(mel[_SPEECH_BANDS], axis=0)[-13:].mean(axis=0)  # the loudest quarter of the voice bands
     noise, speech = np.quantile(level, 0.05), np.quantile(level, 0.95)
     # In a sound without pauses the quietest twentieth is speech as well: then "40 dB below" decides.
-    threshold = max(_ABSOLUTE_FLOOR, min(noise + _ABOVE_NOISE, speech - _ABOVE_NOISE), speech - _BELOW_SPEECH)
-    active = level > threshold
-    active = _opened(active, round(_SHORTEST_SECONDS * MEL_RATE_HZ))
+    threshold = max(
+        np.float32(_ABSOLUTE_FLOOR),
+        min(noise + _ABOVE_NOISE, speech - _ABOVE_NOISE),
+        speech - _BELOW_SPEECH,
+    )
+    active = _opened(level > threshold, round(_SHORTEST_SECONDS * MEL_RATE_HZ))
     return _widened(active, round(_HANGOVER_SECONDS * MEL_RATE_HZ)).astype(np.float32)
 
 
-def silence_pauses(mel: FloatArray) -> FloatArray:
-    """`mel` (80, n) with silence where nobody speaks: what a generator hears, so that room noise moves no lips."""
-    return np.where(speech_activity(mel)[None] > 0, mel, np.float32(SILENCE))
+def silence_pauses(mel: FloatArray, activity: FloatArray) -> FloatArray:
+    """`mel` (80, n) with silence where its `activity` (n,) is 0: what a generator hears, so that room noise moves no
+    lips."""
+    return np.where(activity[None] > 0, mel, np.float32(SILENCE))
 
 
 def _widened(active: NDArray[np.bool_], columns: int) -> NDArray[np.bool_]:

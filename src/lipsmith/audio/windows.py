@@ -1,9 +1,9 @@
-"""The 16 mel columns that a frame hears, cut from a whole mel.
+"""The 16 mel columns that a frame hears, cut from a whole mel, or from one that goes by.
 
 `lipsmith.timebase.window_start` says where a frame's window begins; here it is cut.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -50,3 +50,32 @@ def window_batch(mel: FloatArray, starts: Sequence[int]) -> FloatArray:
     for row, start in enumerate(starts):
         batch[row, 0] = window_mel(mel, start)
     return batch
+
+
+class WindowStream:
+    """Windows of a mel that comes in `blocks` of columns, (80, n) each, in constant memory.
+
+    Windows are asked for forwards in time; what lies before the last ones is forgotten.
+    """
+
+    def __init__(self, blocks: Iterable[FloatArray]) -> None:
+        self._blocks = iter(blocks)
+        self._held = np.zeros((NUM_MELS, 0), np.float32)
+        self._first = 0  # column of the mel that is the first of those held
+
+    def batch(self, starts: Sequence[int]) -> FloatArray:
+        """`window_batch` of the whole mel.
+
+        Raises:
+            ValueError: a window begins before one of an earlier batch.
+        """
+        first, stop = min(starts), max(starts) + WINDOW_COLUMNS
+        if max(first, 0) < self._first:
+            raise ValueError(f"columns before {self._first} are forgotten; a window begins at {first}")
+        while True:
+            passed = min(max(first - self._first, 0), self._held.shape[1])
+            self._held, self._first = self._held[:, passed:], self._first + passed
+            if self._first + self._held.shape[1] >= stop or (block := next(self._blocks, None)) is None:
+                break
+            self._held = np.concatenate([self._held, block], axis=1)
+        return window_batch(self._held, [start - self._first for start in starts])
