@@ -1,7 +1,8 @@
 import pytest
 import torch
+from torch import nn
 
-from lipsmith.models.wav2lip import FACE_SIZES, Wav2Lip
+from lipsmith.models.wav2lip import FACE_SIZES, WarpingWav2Lip, Wav2Lip, paint_with
 
 
 @pytest.mark.parametrize("face_size", FACE_SIZES)
@@ -47,3 +48,43 @@ def test_impossible_dimensions_are_refused() -> None:
         Wav2Lip(face_size=100)
     with pytest.raises(ValueError, match="width is 0"):
         Wav2Lip(width=0)
+
+
+def _warping(width: float = 0.125) -> WarpingWav2Lip:
+    torch.manual_seed(0)
+    network = WarpingWav2Lip(width).eval()
+    last = network.output_block[1]
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return network
+
+
+@torch.inference_mode()
+def test_a_warping_generator_that_paints_nothing_shows_the_reference_moved_by_its_flow() -> None:
+    network = _warping()
+    mel, faces = torch.randn(2, 1, 80, 16), torch.rand(2, 6, 96, 96)
+    bias = network.output_block[1].bias
+    bias[3] = -40.0  # take nothing of the colour
+    torch.testing.assert_close(network(mel, faces), faces[:, 3:], rtol=0, atol=1e-5)
+    # A flow of three pixels to the right: every pixel shows what lies three pixels to its right.
+    bias[4] = torch.atanh(torch.tensor(3 / (96 * WarpingWav2Lip.LARGEST_FLOW)))
+    made = network(mel, faces)
+    torch.testing.assert_close(made[..., :-3], faces[:, 3:, :, 3:], rtol=0, atol=1e-4)
+    bias[4], bias[5] = 0.0, torch.atanh(torch.tensor(-2 / (96 * WarpingWav2Lip.LARGEST_FLOW)))
+    torch.testing.assert_close(network(mel, faces)[..., 2:, :], faces[:, 3:, :-2], rtol=0, atol=1e-4)
+    bias[3] = 40.0  # nothing but the colour, which is grey
+    torch.testing.assert_close(network(mel, faces), torch.full((2, 3, 96, 96), 0.5), rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_painters_tensors_begin_a_warping_generator() -> None:
+    torch.manual_seed(1)
+    painter, network = Wav2Lip(0.125).eval(), WarpingWav2Lip(0.125).eval()
+    paint_with(network, painter.state_dict())
+    mel, faces = torch.randn(2, 1, 80, 16), torch.rand(2, 6, 96, 96)
+    # Half the painter's picture, half the reference, unmoved.
+    torch.testing.assert_close(
+        network(mel, faces), (painter(mel, faces) + faces[:, 3:]) / 2, rtol=0, atol=1e-5
+    )
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        paint_with(WarpingWav2Lip(0.25), painter.state_dict())

@@ -19,7 +19,7 @@ from lipsmith.errors import RuntimeUnavailableError, WeightsError
 from lipsmith.models.expert import LipSyncExpert
 from lipsmith.models.quality import VisualQualityDiscriminator
 from lipsmith.models.syncnet import SyncNet
-from lipsmith.models.wav2lip import FACE_SIZES, Wav2Lip
+from lipsmith.models.wav2lip import FACE_SIZES, GENERATORS, WarpingWav2Lip, Wav2Lip
 from lipsmith.runtime import RUNTIMES, resolve_runtime
 from lipsmith.weights import checkpoint, resolve, store
 from lipsmith.weights.card import WeightCard
@@ -103,6 +103,7 @@ NETWORKS: dict[str, tuple[str, Callable[[], nn.Module], float, int]] = {
         f"generator of {size}": ("generator", lambda s=size: Wav2Lip(0.25, s), 0.25, size)
         for size in FACE_SIZES
     },
+    "warping generator": ("generator", lambda: WarpingWav2Lip(0.25), 0.25, 96),
     "expert": ("expert", LipSyncExpert, 1.0, 96),
     "narrow expert": ("expert", lambda: LipSyncExpert(0.5), 0.5, 96),
     "critic": ("quality_discriminator", VisualQualityDiscriminator, 1.0, 96),
@@ -125,7 +126,7 @@ def test_every_kind_width_and_face_size_is_recognised(tmp_path: Path, name: str)
     # A width is recognised up to what rounds to the same channels.
     with torch.device("meta"):
         recognised = {
-            "generator": lambda: Wav2Lip(found.width, found.face_size),
+            "generator": lambda: GENERATORS[found.architecture](found.width, found.face_size),
             "expert": lambda: LipSyncExpert(found.width),
             "quality_discriminator": lambda: VisualQualityDiscriminator(found.width, found.face_size),
             "syncnet": SyncNet,

@@ -96,10 +96,10 @@ class Wav2Lip(nn.Module):
             decoder.append(nn.Sequential(up, *residual_blocks(decoded[level], 2)))
         self.face_decoder_blocks = nn.ModuleList(decoder)
 
-        head = scale_channels(HEAD_CHANNELS, width)
-        self.output_block = nn.Sequential(
-            ConvBlock(decoded[0] + encoded[0], head, 3, 1, 1), nn.Conv2d(head, 3, 1), nn.Sigmoid()
-        )
+        self.output_block = self._head(decoded[0] + encoded[0], scale_channels(HEAD_CHANNELS, width))
+
+    def _head(self, received: int, channels: int) -> nn.Sequential:
+        return nn.Sequential(ConvBlock(received, channels, 3, 1, 1), nn.Conv2d(channels, 3, 1), nn.Sigmoid())
 
     def forward(self, mel: Tensor, faces: Tensor) -> Tensor:
         """Generate one face for each window of sound.
@@ -111,6 +111,10 @@ class Wav2Lip(nn.Module):
         Returns:
             (n, 3, S, S), BGR 0 to 1: the whole face, upper half included.
         """
+        return self.output_block(self._decode(mel, faces))
+
+    def _decode(self, mel: Tensor, faces: Tensor) -> Tensor:
+        """What the head receives, (n, C, S, S)."""
         encoded = []
         x = faces
         for block in self.face_encoder_blocks:
@@ -119,4 +123,67 @@ class Wav2Lip(nn.Module):
         x = self.audio_encoder(mel)  # (n, C, 1, 1)
         for block in self.face_decoder_blocks:
             x = torch.cat((block(x), encoded.pop()), dim=1)  # 1, 3, 6, … S pixels a side
-        return self.output_block(x)
+        return x
+
+
+class WarpingWav2Lip(Wav2Lip):
+    """`Wav2Lip` that moves the reference's pixels and paints only what was not there.
+
+    The head gives, for each pixel, a colour, how much of it to take, and where in the reference the rest comes from.
+    Lips and skin that only move keep the reference's sharpness, which a painter of this size does not reach. It takes
+    references that lie on the face (the form `steady` of `lipsmith.reference`).
+
+    Arguments and dimensions are those of `Wav2Lip`, the head's last layer excepted: its channels are blue, green, red,
+    share, flow to the right and flow down.
+    """
+
+    LARGEST_FLOW = 0.125
+    """Of the side: as far as pixels may come from."""
+    FLOW_CELL = 4
+    """Pixels of a cell of the flow: neighbours move together."""
+
+    def _head(self, received: int, channels: int) -> nn.Sequential:
+        last = nn.Conv2d(channels, 6, 1)
+        nn.init.zeros_(last.weight[3:])
+        nn.init.zeros_(last.bias[3:])  # type: ignore[index]
+        return nn.Sequential(ConvBlock(received, channels, 3, 1, 1), last)
+
+    def forward(self, mel: Tensor, faces: Tensor) -> Tensor:
+        """See `Wav2Lip.forward`."""
+        colour, share, flow = self.output_block(self._decode(mel, faces)).float().split((3, 1, 2), dim=1)
+        flow = nn.functional.avg_pool2d(flow, self.FLOW_CELL)
+        flow = nn.functional.interpolate(
+            flow, scale_factor=float(self.FLOW_CELL), mode="bilinear", align_corners=False
+        )
+        # Positions run from -1 to 1 over the side.
+        place = self._places(faces) + 2 * self.LARGEST_FLOW * torch.tanh(flow).permute(0, 2, 3, 1)
+        moved = nn.functional.grid_sample(
+            faces[:, 3:].float(), place, mode="bilinear", padding_mode="border", align_corners=False
+        )
+        share = torch.sigmoid(share)
+        return share * torch.sigmoid(colour) + (1 - share) * moved
+
+    def _places(self, faces: Tensor) -> Tensor:
+        """Where each pixel itself lies, (1, S, S, 2): to the right, down."""
+        size = self.face_size
+        line = (torch.arange(size, device=faces.device, dtype=torch.float32) * 2 + 1) / size - 1
+        return torch.stack((line.expand(size, size), line[:, None].expand(size, size)), dim=-1)[None]
+
+
+GENERATORS: dict[str, type[Wav2Lip]] = {"wav2lip": Wav2Lip, "wav2lip-warp": WarpingWav2Lip}
+"""Generators by the architecture that cards and recipes name."""
+
+
+def paint_with(network: Wav2Lip, tensors: dict[str, Tensor]) -> None:
+    """Load the tensors of a `Wav2Lip` of the same dimensions; a `WarpingWav2Lip` paints like it and moves nothing yet.
+
+    Raises:
+        RuntimeError: tensors of other dimensions.
+    """
+    own = network.state_dict()
+    tensors = dict(tensors)
+    for name in ("output_block.1.weight", "output_block.1.bias"):
+        if name in tensors and len(tensors[name]) == 3 < len(own[name]):
+            rest = torch.zeros_like(own[name][3:])
+            tensors[name] = torch.cat((tensors[name], rest))
+    network.load_state_dict(tensors)

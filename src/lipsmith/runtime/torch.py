@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from lipsmith.errors import RuntimeUnavailableError, WeightsError
-from lipsmith.models.wav2lip import Wav2Lip
+from lipsmith.models.wav2lip import GENERATORS, Wav2Lip
 from lipsmith.runtime.base import SAFETENSORS_NAME, FloatArray, check_inputs, split_rows
 from lipsmith.weights.card import WeightCard
 
@@ -123,7 +123,11 @@ def load_generator(folder: Path) -> Wav2Lip:
             "The openvino runtime may find its own files there."
         )
     card = WeightCard.read(folder / "card.toml")
-    network = Wav2Lip(width=card.width, face_size=card.face_size)
+    if card.architecture not in GENERATORS:
+        raise WeightsError(
+            f"{folder} holds a {card.architecture}; the torch runtime knows {', '.join(GENERATORS)}."
+        )
+    network = GENERATORS[card.architecture](card.width, card.face_size)
     try:
         network.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError) as error:

@@ -9,6 +9,7 @@ import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from lipsmith.errors import WeightsError
 from lipsmith.models.expert import LIPS_WIDTH, LipSyncExpert
 from lipsmith.models.quality import VisualQualityDiscriminator
 from lipsmith.models.syncnet import SyncNet
-from lipsmith.models.wav2lip import FACE_SIZES, Wav2Lip
+from lipsmith.models.wav2lip import FACE_SIZES, WarpingWav2Lip, Wav2Lip
 from lipsmith.runtime.export import Precision, export_generator
 from lipsmith.weights.card import CARD_NAME, Kind, WeightCard
 from lipsmith.weights.file_format import CheckpointFormat, checkpoint_format, pickle_bytes, pickled_names
@@ -47,7 +48,7 @@ class Architecture:
     Attributes:
         name: as in `WeightCard.architecture`.
         kind: what the network is for.
-        marker: a tensor that no other network has, whose first axis is `marker_channels` wide at width 1.
+        marker: a tensor that no other kind of network has, whose first axis is `marker_channels` wide at width 1.
         marker_channels: see `marker`; 0 for a network of one width.
         face_sizes: the sides in pixels that the network can have.
         build: width, face size → network.
@@ -69,6 +70,14 @@ ARCHITECTURES = (
         512,
         FACE_SIZES,
         Wav2Lip,
+    ),
+    Architecture(
+        "wav2lip-warp",
+        "generator",
+        "face_decoder_blocks.0.0.conv_block.0.weight",
+        512,
+        FACE_SIZES,
+        WarpingWav2Lip,
     ),
     Architecture(
         "lip-sync-expert",
@@ -332,16 +341,16 @@ def _unwrap(loaded: Any, path: Path) -> tuple[dict[str, Tensor], bool, dict[str,
 def _identify(contents: _Contents, path: Path) -> Identification:
     shapes = {name: tuple(tensor.shape) for name, tensor in contents.tensors.items()}
     # The generator's marker comes first: the discriminator's is among the names of both.
-    architecture = next((a for a in ARCHITECTURES if a.marker in shapes), None)
-    if architecture is None:
+    candidates = [architecture for architecture in ARCHITECTURES if architecture.marker in shapes]
+    if not candidates:
         listing = ", ".join(list(shapes)[:4])
         raise WeightsError(
             f"{path} holds the tensors of an unknown network: {listing}{', …' if len(shapes) > 4 else ''} "
             f"({len(shapes)} in all)."
         )
-    closest: tuple[int, str] | None = None
-    for width in _possible_widths(architecture, shapes):
-        for face_size in architecture.face_sizes:
+    closest: tuple[int, str, str] | None = None
+    for architecture in candidates:
+        for width, face_size in product(_possible_widths(architecture, shapes), architecture.face_sizes):
             differences = _differences(shapes, _shapes(architecture, width, face_size))
             if not differences:
                 return Identification(
@@ -356,10 +365,10 @@ def _identify(contents: _Contents, path: Path) -> Identification:
                     details=contents.details,
                 )
             if closest is None or len(differences) < closest[0]:
-                closest = (len(differences), differences[0])
+                closest = (len(differences), differences[0], architecture.name)
     assert closest is not None
     raise WeightsError(
-        f"{path} looks like the network {architecture.name}, but in another layout "
+        f"{path} looks like the network {closest[2]}, but in another layout "
         f"(tensors that differ: {closest[0]}; the first: {closest[1]})."
     )
 
