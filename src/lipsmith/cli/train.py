@@ -103,6 +103,8 @@ def train(
         f"{', stopped early' if done.stopped_early else ''}; best at step {done.best_step}: "
         f"{_in_words(done.best)}."
     )
+    for reason, count in sorted(done.skipped.items()):
+        say(f"Skipped: {count} × {reason}.")
 
 
 def _in_words(measures: Mapping[str, float]) -> str:

@@ -1,12 +1,14 @@
 """Prepared clips: face crops, mel and exact times of one track of one video, and the index over a folder of them.
 
 A prepared folder holds `index.jsonl` (one line per clip, see `ClipRecord`), `dropped.jsonl` (one line per thing left
-out, with the reason) and `clips/<id>.npz`. Crops are stored as JPEG, with a margin around the face box so that training
-can shift and scale the crop; `core` says which part of a stored crop is the face crop of inference.
+out, with the reason) and the clips: in shards, where `lipsmith.data.shards` has packed them, or else each as
+`clips/<id>.npz`. Crops are stored as JPEG, with a margin around the face box so that training can shift and scale the
+crop; `core` says which part of a stored crop is the face crop of inference.
 """
 
+import hashlib
+import io
 import json
-import os
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -20,11 +22,13 @@ from numpy.typing import NDArray
 
 from lipsmith.audio.voice import speech_activity
 from lipsmith.audio.windows import window_batch
+from lipsmith.data.storage import Location, as_address, open_storage, write_whole
 from lipsmith.errors import DataError
 from lipsmith.geometry import resize
 from lipsmith.timebase import MEL_RATE_HZ, NUM_MELS, window_start
 
 INDEX_NAME = "index.jsonl"
+CLIPS_FOLDER = "clips"
 DROPPED_NAME = "dropped.jsonl"
 MARGIN_SHARE = Fraction(1, 6)  # of the face crop's side, stored on each side of it
 _JPEG_QUALITY = 95
@@ -55,6 +59,17 @@ class ClipRecord:
         0.0  # added to a frame's time before its sound is looked up (measured by the expert)
     )
     offset_confidence: float | None = None
+    excluded: str = ""  # why the data doctor leaves it out of training; empty when it does not
+    split: str = ""  # train, validation or test where the footage's own lists say so
+    shard: str = ""  # file name under shards/; empty while the clip is a file of its own
+    shard_offset: int = 0  # of the clip's bytes in the shard
+    shard_size: int = 0
+    digest: str = ""  # of the clip's bytes, see `digest_of`
+
+    @property
+    def file(self) -> str:
+        """The file that holds the clip, relative to the prepared folder."""
+        return f"shards/{self.shard}" if self.shard else f"{CLIPS_FOLDER}/{self.id}.npz"
 
     @classmethod
     def from_json(cls, line: str) -> "ClipRecord":
@@ -128,41 +143,94 @@ class Clip:
         return window_batch(self.mel, self.starts(lead_seconds, shift_seconds))
 
 
-def save_clip(clip: Clip, folder: Path) -> Path:
-    """Write `clip` under `folder`/clips, whole or not at all."""
-    path = folder / "clips" / f"{clip.record.id}.npz"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    lengths = np.array([len(jpeg) for jpeg in clip.jpegs], np.int64)
-    with partial.open("wb") as file:
-        np.savez(
-            file,
-            jpegs=np.concatenate(clip.jpegs),
-            lengths=lengths,
-            time_numerators=np.array([t.numerator for t in clip.times], np.int64),
-            time_denominators=np.array([t.denominator for t in clip.times], np.int64),
-            mel=clip.mel,
-            mel_first=np.int64(clip.mel_first),
-        )
-    os.replace(partial, path)  # noqa: PTH105
-    return path
+def digest_of(content: bytes) -> str:
+    """What the index knows a clip's bytes by: BLAKE2b of 8 bytes, as hex digits."""
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
-def load_clip(record: ClipRecord, folder: Path) -> Clip:
-    """Read the clip of `record`; raises `DataError` when its file is missing or damaged."""
-    path = folder / "clips" / f"{record.id}.npz"
+def clip_bytes(clip: Clip) -> bytes:
+    """`clip` as an uncompressed npz: crops, their lengths, exact times, mel."""
+    file = io.BytesIO()
+    np.savez(
+        file,
+        jpegs=np.concatenate(clip.jpegs),
+        lengths=np.array([len(jpeg) for jpeg in clip.jpegs], np.int64),
+        time_numerators=np.array([t.numerator for t in clip.times], np.int64),
+        time_denominators=np.array([t.denominator for t in clip.times], np.int64),
+        mel=clip.mel,
+        mel_first=np.int64(clip.mel_first),
+    )
+    return file.getvalue()
+
+
+def clip_from_bytes(record: ClipRecord, content: bytes) -> Clip:
+    """The clip that `clip_bytes` wrote; raises `DataError` when the bytes are damaged."""
+    if record.digest and digest_of(content) != record.digest:
+        raise DataError("other bytes than the index knows")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
             joined, lengths = file["jpegs"], file["lengths"]
             numerators, denominators = file["time_numerators"], file["time_denominators"]
             mel, mel_first = file["mel"], int(file["mel_first"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"The prepared clip {path} cannot be read ({error}). Run `lipsmith prepare` again."
-        ) from error
+        raise DataError("no npz of a clip" if isinstance(error, KeyError) else str(error)) from error
+    if lengths.sum() != len(joined) or not len(lengths) == len(numerators) == len(denominators):
+        raise DataError("crops, lengths and times do not belong together")
     jpegs = np.split(joined, np.cumsum(lengths)[:-1])
     times = [Fraction(int(n), int(d)) for n, d in zip(numerators, denominators, strict=True)]
     return Clip(record, jpegs, times, mel, mel_first)
+
+
+def save_clip(clip: Clip, folder: Path) -> Path:
+    """Write `clip` as a file of its own under `folder`/clips, whole or not at all."""
+    path = folder / CLIPS_FOLDER / f"{clip.record.id}.npz"
+    write_whole(path, clip_bytes(clip))
+    return path
+
+
+def load_clip(record: ClipRecord, folder: Location) -> Clip:
+    """Read the clip of `record` from a prepared folder or address.
+
+    Raises:
+        DataError: The clip's file or shard is missing or damaged.
+    """
+    storage = open_storage(folder)
+
+    def read() -> Clip:
+        if record.shard:
+            content = storage.read(record.file, record.shard_offset, record.shard_size)
+        else:
+            content = storage.read(record.file)
+        return clip_from_bytes(record, content)
+
+    try:
+        try:
+            return read()
+        except DataError:
+            if not storage.renew(record.file):
+                raise
+            return read()
+    except DataError as error:
+        raise DataError(
+            f"The prepared clip {record.id} in {storage.place(record.file)} cannot be read ({error}). "
+            "Run `lipsmith prepare` again."
+        ) from error
+
+
+def check_clip(clip: Clip) -> None:
+    """Raise `DataError`, in a few words, when the clip is not what its record says or a crop is damaged.
+
+    Decodes every crop, at an eighth of its size.
+    """
+    if len(clip) != clip.record.num_frames:
+        raise DataError(f"{len(clip)} frames instead of {clip.record.num_frames}")
+    if clip.mel.ndim != 2 or clip.mel.shape[0] != NUM_MELS or not np.isfinite(clip.mel).all():
+        raise DataError("a mel that is none")
+    for number, jpeg in enumerate(clip.jpegs):
+        # Decoders take a JPEG that was cut off for a picture with a grey end.
+        whole = jpeg[:2].tobytes() == b"\xff\xd8" and jpeg[-2:].tobytes() == b"\xff\xd9"
+        if not whole or cv2.imdecode(jpeg, cv2.IMREAD_REDUCED_GRAYSCALE_8) is None:
+            raise DataError(f"crop {number} is damaged")
 
 
 def encode_crop(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -188,14 +256,26 @@ def mel_slice(mel: NDArray[np.float32], times: Sequence[Fraction]) -> tuple[NDAr
     return np.ascontiguousarray(mel[:, first:last]), first
 
 
-def read_index(folder: Path) -> list[ClipRecord]:
-    """All records of a prepared folder; raises `DataError` when there is no index or it is empty."""
-    path = folder / INDEX_NAME
-    if not path.is_file():
+def read_index(folder: Location) -> list[ClipRecord]:
+    """All records of a prepared folder or address; raises `DataError` when there is no index or it is empty."""
+    storage = open_storage(folder)
+    path = storage.place(INDEX_NAME)
+    try:
+        text = storage.read(INDEX_NAME, fresh=True).decode()
+    except DataError as error:
         raise DataError(
-            f"{folder} holds no {INDEX_NAME}. Make it with `lipsmith prepare VIDEOS --output {folder}`."
-        )
-    records = [ClipRecord.from_json(line) for line in path.read_text().splitlines() if line.strip()]
+            f"{path} cannot be read ({error}). Make it with `lipsmith prepare VIDEOS --output {folder}`."
+            if as_address(folder)
+            else f"{folder} holds no {INDEX_NAME}. Make it with `lipsmith prepare VIDEOS --output {folder}`."
+        ) from error
+    records = []
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            records += [ClipRecord.from_json(line)] if line.strip() else []
+        except (ValueError, TypeError) as error:
+            raise DataError(
+                f"Line {number} of {path} is damaged. Running `lipsmith prepare` again with the same videos mends it."
+            ) from error
     if not records:
         raise DataError(
             f"{path} lists no clip: nothing usable was found when it was prepared; see {DROPPED_NAME}."
@@ -205,9 +285,12 @@ def read_index(folder: Path) -> list[ClipRecord]:
 
 def write_index(folder: Path, records: Iterable[ClipRecord]) -> None:
     """Replace the index of a prepared folder, whole or not at all."""
-    partial = folder / f".{INDEX_NAME}.partial"
-    partial.write_text("".join(f"{record.to_json()}\n" for record in records))
-    os.replace(partial, folder / INDEX_NAME)  # noqa: PTH105
+    write_whole(folder / INDEX_NAME, "".join(f"{record.to_json()}\n" for record in records).encode())
+
+
+def index_digest(folder: Location) -> str:
+    """What identifies a prepared data set: SHA-256 of its index, which holds the digests of its clips."""
+    return hashlib.sha256(open_storage(folder).read(INDEX_NAME)).hexdigest()
 
 
 def dropped_counts(folder: Path) -> dict[str, int]:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -28,7 +27,9 @@ from lipsmith.data.augment import (
     roughen,
     upper_shift,
 )
-from lipsmith.data.clips import Clip, ClipRecord, load_clip, read_index, stored_size
+from lipsmith.data.clips import Clip, ClipRecord, read_index, stored_size
+from lipsmith.data.reader import ClipSet
+from lipsmith.data.storage import Location
 from lipsmith.errors import DataError
 from lipsmith.reference import placed_references
 from lipsmith.timebase import NUM_MELS, WINDOW_COLUMNS
@@ -79,41 +80,79 @@ class DataSelection:
         return None if abs(record.offset_seconds) > self.max_offset_seconds else record
 
 
-def load_split(folder: Path, selection: DataSelection, split: Split) -> list[Clip]:
-    """The clips of one split; `DataError` when there is none."""
-    clips = []
+def load_split(folder: Location, selection: DataSelection, split: Split) -> ClipSet:
+    """The clips of one split of a prepared folder or address; `DataError` when there is none.
+
+    What cannot be read is left out of the validation and test splits at once; in training it is skipped when drawn.
+    """
+    records = []
     for record in read_index(folder):
         if selection.split_of(record) == split and (kept := selection.corrected(record)) is not None:
-            clips.append(load_clip(kept, folder))
+            records.append(kept)
     # The index is in the order in which videos were done; what is drawn from the clips must not depend on that.
-    clips.sort(key=lambda clip: clip.record.id)
-    if not clips:
+    clips = ClipSet(folder, sorted(records, key=lambda record: record.id))
+    if not records:
         raise DataError(f"No clip of {folder} belongs to the {split} split: look at `data` in the recipe.")
-    return clips
+    return clips if split == "train" else clips.readable()
 
 
 class ClipSampler:
     """Draws clips so that speakers with much footage do not drown the others (weight: square root of its length)."""
 
     def __init__(self, clips: Sequence[Clip], crowds: Sequence[tuple[str, int]] = ()) -> None:
-        self.clips = list(clips)
+        self.clips = clips
+        records = clips.records if isinstance(clips, ClipSet) else [clip.record for clip in clips]
         sizes = dict(crowds)
         totals: dict[str, int] = {}
-        for clip in clips:
-            totals[clip.record.speaker] = totals.get(clip.record.speaker, 0) + len(clip)
+        for record in records:
+            totals[record.speaker] = totals.get(record.speaker, 0) + record.num_frames
         self._weights = np.array(
-            [len(c) * np.sqrt(sizes.get(c.record.speaker, 1) / totals[c.record.speaker]) for c in clips]
+            [r.num_frames * np.sqrt(sizes.get(r.speaker, 1) / totals[r.speaker]) for r in records]
         )
-        self._lengths = np.array([len(c) for c in clips])
+        self._lengths = np.array([record.num_frames for record in records])
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Samples that could not be read, by reason."""
+        return dict(self.clips.skips.reasons) if isinstance(self.clips, ClipSet) else {}
 
     def draw(self, rng: np.random.Generator, count: int, min_frames: int) -> list[Clip]:
-        """`count` different clips (as far as there are as many) of at least `min_frames` frames."""
+        """`count` different clips (as far as there are as many) of at least `min_frames` frames.
+
+        One that cannot be read is replaced by another draw: what comes out depends on the generator and the data
+        alone, not on what was found damaged before.
+        """
         usable = np.flatnonzero(self._lengths >= min_frames)
         if not len(usable):
-            raise DataError(f"No training clip has the {min_frames} frames that the recipe asks for.")
+            longest = int(self._lengths.max(initial=0))
+            raise DataError(
+                f"No training clip has the {min_frames} frames that the recipe asks for; the longest has {longest}."
+            )
         weights = self._weights[usable] / self._weights[usable].sum()
-        chosen = rng.choice(usable, count, replace=len(usable) < count, p=weights)
-        return [self.clips[i] for i in chosen]
+        chosen = rng.choice(usable, count, replace=len(usable) < count, p=weights).tolist()
+        return [
+            self._read(number) or self._substitute(rng, usable, chosen, place)
+            for place, number in enumerate(chosen)
+        ]
+
+    def _substitute(
+        self, rng: np.random.Generator, usable: NDArray[np.intp], chosen: list[int], place: int
+    ) -> Clip:
+        """Another clip for the unreadable one at `place` of `chosen`; put there, so that none comes twice."""
+        tried = {chosen[place]}
+        while True:
+            left = np.setdiff1d(usable, [*tried, *chosen])
+            left = left if len(left) else np.setdiff1d(usable, [*tried])
+            if not len(left):
+                raise DataError("None of the training clips that are long enough can be read.")
+            chosen[place] = int(rng.choice(left, p=self._weights[left] / self._weights[left].sum()))
+            clip = self._read(chosen[place])
+            if clip is not None:
+                return clip
+            tried.add(chosen[place])
+
+    def _read(self, number: int) -> Clip | None:
+        return self.clips.get(number) if isinstance(self.clips, ClipSet) else self.clips[number]
 
 
 def _unit(faces: NDArray[np.uint8]) -> FloatArray:

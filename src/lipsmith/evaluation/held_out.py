@@ -387,7 +387,7 @@ def load_clips(data: Path, recipe: Path, split: Split = "test") -> list[Clip]:
     """The clips of folder `data` that `recipe` holds out as `split`, their offsets corrected as it says."""
     from lipsmith.training.recipe import load_recipe
 
-    return load_split(data, load_recipe(recipe).data.selection(), split)
+    return list(load_split(data, load_recipe(recipe).data.selection(), split))
 
 
 def open_judge(path: Path) -> SyncJudge:

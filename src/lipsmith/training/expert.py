@@ -142,7 +142,7 @@ def train_expert(
                 losses.clear()
                 run.judge(measures["preference"], measures, expert, metadata)
                 run.save(parts)
-                run.log({**measures, "seconds": run.state.seconds})
+                run.log({**measures, "seconds": run.state.seconds, "skipped": sum(sampler.skipped.values())})
                 if on_progress:
                     on_progress(run.state.step, recipe.steps, measures)
                 if recipe.patience and run.state.validations_since_best >= recipe.patience:
@@ -151,4 +151,4 @@ def train_expert(
             elif on_progress:
                 on_progress(run.state.step, recipe.steps, {"loss": losses[-1]})
         coming.cancel()
-    return run.report(stopped_early=stopped_early)
+    return run.report(stopped_early=stopped_early, skipped=sampler.skipped)

@@ -358,7 +358,7 @@ def _network_faces(pictures: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255
 
 
-def _spread(clips: list[Clip], count: int) -> list[Clip]:
+def _spread(clips: Sequence[Clip], count: int) -> list[Clip]:
     """At most `count` clips, evenly from the whole list: as many people as possible."""
     return [clips[i] for i in np.unique(np.linspace(0, len(clips) - 1, count).round().astype(int))]
 
@@ -477,7 +477,7 @@ def train_generator(
                 run.judge(quality, measures, average.model, metadata)
                 run.save(parts)
                 save_weights(average.model, run.folder / "last.safetensors", metadata)
-                run.log({**measures, "seconds": run.state.seconds})
+                run.log({**measures, "seconds": run.state.seconds, "skipped": sum(sampler.skipped.values())})
                 if on_progress:
                     on_progress(run.state.step, recipe.steps, measures)
                 if recipe.patience and run.state.validations_since_best >= recipe.patience:
@@ -488,4 +488,4 @@ def train_generator(
                     run.state.step, recipe.steps, {name: float(v.detach()) for name, (_, v) in terms.items()}
                 )
         coming.cancel()
-    return run.report(stopped_early=stopped_early)
+    return run.report(stopped_early=stopped_early, skipped=sampler.skipped)

@@ -34,6 +34,8 @@ class TrainingReport:
     best: dict[str, float]
     seconds: float
     stopped_early: bool
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Samples that could not be read, by reason."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -130,11 +132,11 @@ class Run:
         else:
             self.state.validations_since_best += 1
 
-    def report(self, *, stopped_early: bool) -> TrainingReport:
+    def report(self, *, stopped_early: bool, skipped: dict[str, int] | None = None) -> TrainingReport:
         """How it ended."""
         state = self.state
         return TrainingReport(
-            self.folder, state.step, state.best_step, state.best, state.seconds, stopped_early
+            self.folder, state.step, state.best_step, state.best, state.seconds, stopped_early, skipped or {}
         )
 
 
