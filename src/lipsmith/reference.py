@@ -26,6 +26,7 @@ _AS_GOOD_AS_EQUAL = 0.5  # grey levels
 _SMOOTHING = 5  # pixels of the filter under which alignment looks at faces
 _LARGEST_TURN = 0.35  # radians
 _LARGEST_SHIFT = 0.25  # of the crop's side
+_SHAKE = 0.007  # of the side: smaller moves from frame to frame are halved, as most are noise
 _CONTRAST_RANGE = (0.25, 2.0)
 
 # Misfits, in grey levels.
@@ -71,7 +72,7 @@ def place_reference(reference: Image, face: Image, start: Warp | None = None) ->
     )
     shown = face.astype(np.float32)
     difference = _recoloured(np.asarray(moved, np.uint8), face) - shown
-    misfit = float(np.abs(difference[_upper_mask(size) > 0]).mean())
+    misfit = float(np.abs(difference[_upper_region(size)]).mean())
     shown += lower_face_mask(size)[..., None] * difference
     return PlacedReference(np.clip(np.rint(shown, out=shown), 0, 255).astype(np.uint8), warp, misfit)
 
@@ -80,12 +81,19 @@ def _alignment(reference: Image, face: Image, start: Warp | None) -> Warp:
     """Turn and shift that lay the upper half of `face` on that of `reference`; none where they share nothing."""
     grey, other = (cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) for image in (face, reference))
     size = face.shape[0]
-    mask = _upper_mask(size)
+    region = _upper_region(size)
+    corner = np.array([region[1].start, region[0].start])
+    template = grey[region]
 
     def error(warp: Warp) -> float:
-        moved = cv2.warpAffine(other, warp, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+        moved = cv2.warpAffine(
+            other,
+            _from_corner(warp, corner),
+            template.shape[::-1],
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        )
         # The spread of the difference, not its size: light may have changed.
-        return float(cv2.meanStdDev(cv2.subtract(grey, moved, dtype=cv2.CV_16S), mask=mask)[1][0, 0])
+        return float(cv2.meanStdDev(cv2.subtract(template, moved, dtype=cv2.CV_16S))[1][0, 0])
 
     known = [np.eye(2, 3, dtype=np.float32)] + ([] if start is None else [start])
     guess = min(known, key=error)
@@ -95,25 +103,44 @@ def _alignment(reference: Image, face: Image, start: Warp | None) -> Warp:
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, _ITERATIONS, _PRECISION)
     try:
         _, found = cv2.findTransformECC(
-            grey, other, guess.copy(), cv2.MOTION_EUCLIDEAN, criteria, mask, _SMOOTHING
+            template,
+            other,
+            _from_corner(guess, corner),
+            cv2.MOTION_EUCLIDEAN,
+            criteria,
+            _everywhere(size),
+            _SMOOTHING,
         )
     except cv2.error:  # what OpenCV says of faces too unlike, or without any contrast
         return guess
-    warp = np.asarray(found, np.float32)
+    warp = _from_corner(np.asarray(found, np.float32), -corner)
     middle = np.array([size / 2, size / 2, 1.0])
     is_small = (
         abs(np.arctan2(warp[1, 0], warp[0, 0])) <= _LARGEST_TURN
         and np.abs(warp @ middle - middle[:2]).max() <= _LARGEST_SHIFT * size
     )
-    return warp if is_small and error(warp) < guess_error else guess
+    if not is_small or error(warp) >= guess_error:
+        return guess
+    if start is not None and np.abs((warp - start) @ middle).max() < _SHAKE * size:
+        return np.asarray((warp + start) / 2, np.float32)
+    return warp
 
 
 @lru_cache(maxsize=4)
-def _upper_mask(size: int) -> NDArray[np.uint8]:
-    mask = np.zeros((size, size), np.uint8)
-    mask[size // 12 : lower_half_start(size), size // 12 : size - size // 12] = 255
-    mask.setflags(write=False)
-    return mask
+def _everywhere(size: int) -> NDArray[np.uint8]:
+    return np.full((size, size), 255, np.uint8)
+
+
+def _from_corner(warp: Warp, corner: NDArray[np.int_]) -> Warp:
+    """`warp` for coordinates that are counted from `corner`."""
+    shift = warp[:, 2] + warp[:, :2] @ corner
+    return np.concatenate((warp[:, :2], shift[:, None]), axis=1).astype(np.float32)
+
+
+def _upper_region(size: int) -> tuple[slice, slice]:
+    """Rows and columns of a face crop by which poses are compared: eyes and brows, without the edges."""
+    edge = size // 12
+    return slice(edge, lower_half_start(size)), slice(edge, size - edge)
 
 
 def _recoloured(moved: Image, face: Image) -> NDArray[np.float32]:
