@@ -11,7 +11,7 @@ HOP_SAMPLES = 200
 MEL_RATE_HZ = SAMPLE_RATE_HZ // HOP_SAMPLES  # 80 columns a second, one each 12.5 ms
 NUM_MELS = 80
 WINDOW_COLUMNS = 16  # what one frame, or one five-frame window of the expert, hears: 0.2 s
-EXPERT_FRAMES = 5  # T_v of the paper: 0.2 s at the training rate
+EXPERT_FRAMES = 5  # T_v of the paper, as published: 0.2 s at the training rate; 1 and 3 are its ablations
 TRAINING_RATE_HZ = Fraction(25)
 WINDOW_SECONDS = Fraction(WINDOW_COLUMNS, MEL_RATE_HZ)
 
@@ -29,6 +29,15 @@ def window_start(time: Fraction, lead_seconds: Fraction = Fraction(0)) -> int:
     a set of weights and stands in its card. The result may be negative or beyond the end: `audio.windows` pads.
     """
     return (time - lead_seconds) * MEL_RATE_HZ // 1
+
+
+def expert_lead(num_frames: int) -> Fraction:
+    """Seconds by which the sound of an expert's window begins before the first of its `num_frames` frames (T_v).
+
+    The sound lasts 0.2 s whatever T_v is, and its middle is the middle of the frames: 0 for five frames, one frame for
+    three, two frames for one.
+    """
+    return (WINDOW_SECONDS - num_frames / TRAINING_RATE_HZ) / 2
 
 
 def num_samples(duration: Fraction) -> int:

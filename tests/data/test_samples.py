@@ -7,7 +7,7 @@ import pytest
 
 from lipsmith.data.augment import FaceAugmentation, SoundAugmentation, centre_motion, move_crop, upper_shift
 from lipsmith.data.clips import Clip, ClipRecord, encode_crop, stored_size
-from lipsmith.data.samples import ClipSampler, DataSelection, expert_batch, generator_batch
+from lipsmith.data.samples import ClipSampler, DataSelection, expert_batch, generator_batch, whole_clip
 from lipsmith.errors import DataError
 
 STILL = FaceAugmentation(flip=0, shift=0, scale=0, rotate=0, colour=0, blur=0, noise=0, grey=0)
@@ -50,7 +50,70 @@ def test_each_expert_window_comes_with_its_own_sound():
             assert _column_of(batch.windows[row, i]) == (first + i) * 80 // 25
 
 
-def _generator_batch(clips, *, foreign=0.0, silence=0.0, seed=0, count=8, reference="frame"):
+@pytest.mark.parametrize(("t_v", "earlier"), [(1, 2), (3, 1), (5, 0)])
+def test_the_sound_of_a_window_lies_in_the_middle_of_its_frames(t_v: int, earlier: int):
+    batch = expert_batch(
+        ClipSampler([_clip("a")]),
+        np.random.default_rng(0),
+        num_clips=3,
+        num_frames=12,
+        faces=STILL,
+        sound=HEARD_AS_IT_IS,
+        window_frames=t_v,
+    )
+    assert batch.windows.shape == (3, 13 - t_v, 1, 80, 16) and batch.in_sync.all()
+    for row in range(3):
+        first = _frame_of(batch.lower_halves[row, 0])
+        assert first >= 2  # the clip's own beginning is silence and says nothing
+        for i in range(13 - t_v):
+            assert _column_of(batch.windows[row, i]) == (first + i - earlier) * 80 // 25
+    faces, windows = whole_clip(_clip("a"), 20, t_v)
+    assert [_frame_of(face) for face in faces[:2]] == [20, 21]
+    assert [_column_of(window) for window in windows] == [
+        (20 + i - earlier) * 80 // 25 for i in range(21 - t_v)
+    ]
+
+
+def test_off_sync_windows_hear_another_moment_of_the_clip_far_enough_away():
+    batch = expert_batch(
+        ClipSampler([_clip("a")]),
+        np.random.default_rng(0),
+        num_clips=40,
+        num_frames=9,
+        faces=STILL,
+        sound=HEARD_AS_IT_IS,
+        off_sync_share=0.5,
+        least_shift=4,
+    )
+    shifts = []
+    moment_of = {frame * 80 // 25: frame for frame in range(56)}
+    for row in range(40):
+        first = _frame_of(batch.lower_halves[row, 0])
+        for i in range(5):
+            shift = moment_of[_column_of(batch.windows[row, i])] - (first + i)
+            assert (shift == 0) == batch.in_sync[row, i]
+            shifts.append(shift)
+    off = [shift for shift in shifts if shift]
+    assert 0.4 < len(off) / len(shifts) < 0.6
+    assert min(map(abs, off)) == 4 and max(map(abs, off)) > 35  # the whole clip, not the stretch alone
+
+
+def test_a_clip_too_short_for_another_moment_stays_in_sync():
+    batch = expert_batch(
+        ClipSampler([_clip("a", num_frames=8)]),
+        np.random.default_rng(0),
+        num_clips=4,
+        num_frames=8,
+        faces=STILL,
+        sound=HEARD_AS_IT_IS,
+        off_sync_share=1.0,
+        least_shift=3,
+    )
+    # Four windows: the first has one sound three frames away, the last too, the two in the middle none.
+    assert batch.in_sync.tolist() == [[False, True, True, False]] * 4
+
+
+def _generator_batch(clips, *, foreign=0.0, silence=0.0, seed=0, count=8, reference="frame", window_frames=5):
     return generator_batch(
         ClipSampler(clips),
         np.random.default_rng(seed),
@@ -65,7 +128,18 @@ def _generator_batch(clips, *, foreign=0.0, silence=0.0, seed=0, count=8, refere
         reference=reference,
         faces=STILL,
         sound=HEARD_AS_IT_IS,
+        window_frames=window_frames,
     )
+
+
+def test_an_expert_of_one_frame_hears_a_window_for_each_frame_of_the_stretch():
+    batch = _generator_batch([_clip("a"), _clip("b")], window_frames=1)
+    for row in range(8):
+        first = _frame_of(batch.targets[row, 0])
+        own = [_column_of(window) for window in batch.sync_windows[row, :, :, :, 8:]]
+        assert own[:7] == [(first + i - 2) * 80 // 25 + 8 for i in range(7)]
+        allowed = [i for i in range(60) if i < first - 1 or i > first + 7]
+        assert set(own[7:]) <= {(i - 2) * 80 // 25 + 8 for i in allowed}
 
 
 def test_references_keep_their_distance_and_sounds_their_time():

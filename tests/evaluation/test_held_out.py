@@ -78,6 +78,8 @@ class CopyingGenerator:
 class LevelJudge:
     """Compares the brightness of the lower half in the first frame with the level of the first columns."""
 
+    frames = 5
+
     def embed_lips(self, frames: torch.Tensor) -> torch.Tensor:
         return self._embed(frames[:, : frames.shape[1] - 4].mean(dim=(2, 3, 4)))
 

@@ -19,13 +19,14 @@ from lipsmith.evaluation.sync_score import (
 class PlaneExpert(nn.Module):
     """A judge that reads its answers off: the moment is written in pixel [0, 0, 0] and in mel [0, 0]."""
 
-    def __init__(self) -> None:
+    def __init__(self, frames: int = 5) -> None:
         super().__init__()
+        self.frames = frames
         self.dropout = nn.Dropout(0.9)  # shows if the judge is asked in training mode
         self.scale = nn.Parameter(torch.ones(1))
 
     def embed_lips(self, frames: torch.Tensor) -> torch.Tensor:
-        return self._embed(frames[:, : frames.shape[1] - 4, 0, 0, 0])
+        return self._embed(frames[:, : frames.shape[1] - self.frames + 1, 0, 0, 0])
 
     def embed_sound(self, windows: torch.Tensor) -> torch.Tensor:
         return self._embed(windows[:, :, 0, 0, 0])
@@ -36,7 +37,7 @@ class PlaneExpert(nn.Module):
 
 
 def clip(num_frames: int, sound_from: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Frame i shows moment i, window i sounds like moment i + sound_from; moments are 0.1 rad apart."""
+    """Frame i shows moment i, window i (of five frames) sounds like moment i + sound_from, 0.1 rad apart."""
     faces = np.zeros((num_frames, 3, 48, 96), np.float32)
     faces[:, 0, 0, 0] = np.arange(num_frames) * 0.1
     windows = np.zeros((num_frames - 4, 1, 80, 16), np.float32)
@@ -112,6 +113,14 @@ class TestJudging:
         faces, windows = clip(30)
         with pytest.raises(ValueError, match="25 mel windows do not cover the 26 windows of 30 frames"):
             clip_similarity(PlaneExpert(), faces, windows[:25])
+
+    def test_the_window_is_the_experts(self) -> None:
+        faces, windows = clip(30)
+        similarity = clip_similarity(PlaneExpert(frames=3), faces[:28], windows)
+        assert similarity.shape == (26, 26)
+        assert score_similarity(similarity).av_offset_frames == 0
+        with pytest.raises(ValueError, match="26 mel windows do not cover the 28 windows of 30 frames"):
+            clip_similarity(PlaneExpert(frames=3), faces, windows)
 
     def test_fewer_than_five_frames_are_refused(self) -> None:
         with pytest.raises(ValueError, match="fewer than the 5"):

@@ -13,9 +13,35 @@ def test_windows_hold_five_frames_in_time_order() -> None:
     assert windows[1, 2, :, 3, 5].tolist() == [100 + 10 * f + c for f in range(2, 7) for c in range(3)]
 
 
-def test_fewer_than_five_frames_are_refused() -> None:
-    with pytest.raises(ValueError, match="4 frames are too few"):
-        sliding_windows(torch.zeros(1, 4, 3, 48, 96))
+def test_windows_of_three_frames() -> None:
+    frames = torch.arange(6).float().view(1, 6, 1, 1, 1).expand(1, 6, 3, 2, 4)
+    windows = sliding_windows(frames, 3)
+    assert windows.shape == (1, 4, 9, 2, 4)
+    assert windows[0, 1, ::3, 0, 0].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("length", "too_few"), [(5, 4), (3, 2)])
+def test_fewer_frames_than_a_window_are_refused(length: int, too_few: int) -> None:
+    with pytest.raises(ValueError, match=f"{too_few} frames are too few: a window has {length}"):
+        sliding_windows(torch.zeros(1, too_few, 3, 48, 96), length)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("frames", [1, 3])
+def test_another_t_v_changes_the_first_convolution_alone(frames: int) -> None:
+    published = LipSyncExpert(0.125).state_dict()
+    ablation = LipSyncExpert(0.125, frames).eval()
+    assert ablation.frames == frames
+    shapes = {name: tuple(tensor.shape) for name, tensor in ablation.state_dict().items()}
+    assert list(shapes) == list(published)
+    changed = {name for name, shape in shapes.items() if shape != tuple(published[name].shape)}
+    assert changed == {"face_encoder.0.conv_block.0.weight"}
+    assert shapes["face_encoder.0.conv_block.0.weight"][1] == 3 * frames
+    stretch = torch.rand(1, 7, 3, 48, 96)
+    lips = ablation.embed_lips(stretch)
+    assert lips.shape == (1, 8 - frames, ablation.embedding_size)
+    _, alone = ablation(torch.randn(1, 1, 80, 16), stretch[:, 2 : 2 + frames].flatten(1, 2))
+    torch.testing.assert_close(lips[:, 2], alone, rtol=0, atol=1e-6)
 
 
 @pytest.fixture(scope="module")

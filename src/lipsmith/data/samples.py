@@ -32,7 +32,7 @@ from lipsmith.data.reader import ClipSet
 from lipsmith.data.storage import Location
 from lipsmith.errors import DataError
 from lipsmith.reference import placed_references
-from lipsmith.timebase import NUM_MELS, WINDOW_COLUMNS
+from lipsmith.timebase import EXPERT_FRAMES, NUM_MELS, WINDOW_COLUMNS, expert_lead
 
 FloatArray = NDArray[np.float32]
 Split = Literal["train", "validation", "test"]
@@ -165,17 +165,34 @@ def _channels_first(faces: FloatArray) -> FloatArray:
     return np.ascontiguousarray(faces.transpose(0, 3, 1, 2))
 
 
+def expert_starts(clip: Clip, window_frames: int) -> list[int]:
+    """First column in `clip.mel` of the sound of an expert's window of `window_frames` frames from each frame on."""
+    return clip.starts(expert_lead(window_frames))
+
+
+def expert_windows(clip: Clip, first: int, num_frames: int, window_frames: int = EXPERT_FRAMES) -> FloatArray:
+    """What an expert of `window_frames` (T_v) hears of `num_frames` frames from `first` on: one sound a window of them.
+
+    Returns:
+        float32 (num_frames − T_v + 1, 1, 80, 16).
+    """
+    starts = expert_starts(clip, window_frames)
+    return window_batch(clip.mel, starts[first : first + max(0, num_frames - window_frames + 1)])
+
+
 @dataclass(frozen=True)
 class ExpertBatch:
     """Stretches of faces and the sound of each of their windows.
 
     Attributes:
         lower_halves: float32 (B, T, 3, S/2, S), BGR 0–1.
-        windows: float32 (B, T − 4, 1, 80, 16), the sound of the window that begins at each frame.
+        windows: float32 (B, N, 1, 80, 16), one sound for each of the N = T − T_v + 1 windows.
+        in_sync: bool (B, N): the sound is the window's own, not another moment's.
     """
 
     lower_halves: FloatArray
     windows: FloatArray
+    in_sync: NDArray[np.bool_]
 
 
 def expert_batch(
@@ -186,13 +203,21 @@ def expert_batch(
     num_frames: int,
     faces: FaceAugmentation,
     sound: SoundAugmentation,
+    window_frames: int = EXPERT_FRAMES,
+    off_sync_share: float = 0.0,
+    least_shift: int = 1,
     pool: ThreadPoolExecutor | None = None,
 ) -> ExpertBatch:
-    """Draw `num_clips` contiguous stretches of `num_frames` frames, augmented."""
+    """Draw `num_clips` contiguous stretches of `num_frames` frames, augmented.
+
+    Every window has `window_frames` frames (T_v). In a share of about `off_sync_share` of them the sound is of another
+    moment, drawn from the whole clip, that begins at least `least_shift` frames earlier or later (paper, 3.3.1); in a
+    clip too short for that it stays the window's own.
+    """
     clips = sampler.draw(rng, num_clips, num_frames)
     seeds = rng.integers(0, 2**63, num_clips)
 
-    def build(job: tuple[Clip, int]) -> tuple[FloatArray, FloatArray]:
+    def build(job: tuple[Clip, int]) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
         clip, seed = job
         own = np.random.default_rng(seed)
         first = int(own.integers(0, len(clip) - num_frames + 1))
@@ -202,11 +227,21 @@ def expert_batch(
         halves = _unit(crops[:, size // 2 :])
         halves = roughen(own, recolour(own, halves, faces), faces)
         mel = change_sound(own, clip.mel, sound)
-        starts = clip.starts()[first : first + num_frames - 4]
-        return _channels_first(halves), window_batch(mel, starts)
+        starts = expert_starts(clip, window_frames)[: len(clip) - window_frames + 1]
+        heard = np.arange(first, first + num_frames - window_frames + 1)
+        in_sync = np.ones(len(heard), bool)
+        if off_sync_share > 0:
+            in_sync = own.random(len(heard)) >= off_sync_share
+        for place in np.flatnonzero(~in_sync):
+            far = np.flatnonzero(np.abs(np.arange(len(starts)) - heard[place]) >= least_shift)
+            if len(far):
+                heard[place] = own.choice(far)
+            else:
+                in_sync[place] = True
+        return _channels_first(halves), window_batch(mel, [starts[i] for i in heard]), in_sync
 
-    pairs = list((pool.map if pool else map)(build, zip(clips, seeds, strict=True)))
-    return ExpertBatch(np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs]))
+    rows = list((pool.map if pool else map)(build, zip(clips, seeds, strict=True)))
+    return ExpertBatch(*(np.stack(part) for part in zip(*rows, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -218,8 +253,8 @@ class GeneratorBatch:
         references: float32 (B, T, 3, S, S): other frames of the same clip in a similar pose; for foreign rows of the
             form `frame` the target itself, as at inference.
         frame_windows: float32 (B, T, 1, 80, 16): what the generator hears at each frame.
-        sync_windows: float32 (B, M, 1, 80, 16): what the expert hears; the first T − 4 belong to the windows of the
-            stretch, the others are other moments of the same sound, at least two frames away from all of them.
+        sync_windows: float32 (B, M, 1, 80, 16): what the expert hears; the first T − T_v + 1 belong to its windows of
+            the stretch, the others are other moments of the same sound, at least two frames away from all of them.
         foreign: bool (B,): the sound is another clip's, so that the target is not the answer.
     """
 
@@ -245,9 +280,10 @@ def generator_batch(
     reference: ReferenceForm,
     faces: FaceAugmentation,
     sound: SoundAugmentation,
+    window_frames: int = EXPERT_FRAMES,
     pool: ThreadPoolExecutor | None = None,
 ) -> GeneratorBatch:
-    """Draw a batch.
+    """Draw a batch, for an expert whose windows have `window_frames` frames (T_v).
 
     With references of the form `frame`, those of a stretch are a stretch too (paper, 3.4.2), chosen among a few
     candidates at least `least_reference_distance` frames away as the one most like the target in the visible upper
@@ -289,7 +325,7 @@ def generator_batch(
         mel = change_sound(own, speech.mel, sound)
         heard = np.where(speech_activity(speech.mel)[None] > 0, mel, np.float32(SILENCE))
         frame_windows = window_batch(heard, speech.starts(lead_seconds)[start : start + num_frames])
-        sync_windows = _sync_windows(own, speech, mel, start, num_frames, num_negatives)
+        sync_windows = _sync_windows(own, speech, mel, start, num_frames, num_negatives, window_frames)
         return (
             _channels_first(both[:num_frames]),
             _channels_first(both[num_frames:]),
@@ -362,11 +398,18 @@ def _pause_starts(speaking: NDArray[np.bool_], count: int) -> NDArray[np.intp]:
 
 
 def _sync_windows(
-    rng: np.random.Generator, clip: Clip, mel: FloatArray, first: int, count: int, negatives: int
+    rng: np.random.Generator,
+    clip: Clip,
+    mel: FloatArray,
+    first: int,
+    count: int,
+    negatives: int,
+    window_frames: int,
 ) -> FloatArray:
-    starts = clip.starts()
-    own = starts[first : first + count - 4]
-    far = [i for i in range(len(starts)) if i < first - 1 or i >= first + count - 4 + 1]
+    starts = expert_starts(clip, window_frames)
+    last = first + count - window_frames
+    own = starts[first : last + 1]
+    far = [i for i in range(len(starts)) if i < first - 1 or i > last + 1]
     if far:
         chosen = rng.choice(far, negatives, replace=len(far) < negatives)
         return window_batch(mel, own + [starts[i] for i in chosen])
@@ -375,8 +418,15 @@ def _sync_windows(
     return windows
 
 
-def whole_clip(clip: Clip, max_frames: int) -> tuple[FloatArray, FloatArray]:
-    """The middle of `clip` for validation: faces (T, 3, S, S) 0–1 as at inference, and windows (T − 4, 1, 80, 16)."""
+def whole_clip(
+    clip: Clip, max_frames: int, window_frames: int = EXPERT_FRAMES
+) -> tuple[FloatArray, FloatArray]:
+    """The middle of `clip` for validation by an expert whose windows have `window_frames` frames (T_v).
+
+    Returns:
+        Faces (T, 3, S, S) 0–1 as at inference, and the sounds of the windows (T − T_v + 1, 1, 80, 16).
+    """
     count = min(len(clip), max_frames)
     first = (len(clip) - count) // 2
-    return _channels_first(_unit(clip.faces(first, count))), clip.windows()[first : first + count - 4]
+    faces = _channels_first(_unit(clip.faces(first, count)))
+    return faces, expert_windows(clip, first, count, window_frames)

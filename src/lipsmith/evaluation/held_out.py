@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from lipsmith.audio.mel import SILENCE
 from lipsmith.conditioning import ReferenceForm, lower_half, mask_lower_half
 from lipsmith.data.clips import Clip
-from lipsmith.data.samples import Split, load_split
+from lipsmith.data.samples import Split, expert_windows, load_split
 from lipsmith.errors import DataError, UsageError, WeightsError
 from lipsmith.evaluation.mouth import gradient_ratio, mouth_variation, psnr, sharpness_ratio, ssim
 from lipsmith.evaluation.strips import film_strip
@@ -39,7 +39,7 @@ from lipsmith.evaluation.sync_score import (
 )
 from lipsmith.geometry import Image
 from lipsmith.reference import clip_references, placed_references
-from lipsmith.timebase import EXPERT_FRAMES, MEL_RATE_HZ
+from lipsmith.timebase import MEL_RATE_HZ
 
 FloatArray = NDArray[np.float32]
 Faces = NDArray[np.uint8]
@@ -257,8 +257,7 @@ def evaluate_pair(generator: OpenGenerator, judge: SyncJudge, pair: Pair) -> Pai
     """
     count, lead = pair.num_frames, generator.lead_seconds
     real = pair.face.faces(0, count)
-    moments = count - EXPERT_FRAMES + 1
-    heard, own_sound = pair.speech.windows()[:moments], pair.face.windows()[:moments]
+    heard, own_sound = (expert_windows(clip, 0, count, judge.frames) for clip in (pair.speech, pair.face))
     windows = pair.speech.windows(lead)[:count]
     generated = generator.repaint(real, windows)
     silent = generator.repaint(real, np.full_like(windows, SILENCE))
@@ -376,10 +375,10 @@ def score_real(judge: SyncJudge, clips: Sequence[Clip], *, max_frames: int = 250
     scores = []
     for clip in clips:
         count = min(len(clip), max_frames)
-        if count < EXPERT_FRAMES:
+        if count < judge.frames:
             continue
         faces = lower_half(_network_faces(clip.faces(0, count)))
-        scores.append((score_clip(judge, faces, clip.windows()[: count - EXPERT_FRAMES + 1]), clip))
+        scores.append((score_clip(judge, faces, expert_windows(clip, 0, count, judge.frames)), clip))
     return summarise([score for score, _ in scores], [clip.record.speaker for _, clip in scores])
 
 

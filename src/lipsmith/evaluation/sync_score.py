@@ -1,12 +1,13 @@
 """Do the lips of a clip belong to its sound? Asked of any expert, best of one that was in no loss.
 
-The numbers, for a clip at 25 frames a second whose five-frame windows i = 0 … N − 1 have lip embeddings l_i
-and sound embeddings s_i of unit length (s_i is the sound of 0.2 s that belongs to the five frames of l_i):
+The numbers, for a clip at 25 frames a second whose windows i = 0 … N − 1 of T_v frames (five, unless the expert is an
+ablation) have lip embeddings l_i and sound embeddings s_i of unit length (s_i is the sound of 0.2 s that belongs to the
+frames of l_i):
 
 * **preference share**: the share of windows that prefer their own sound to one at least five frames away. For
   a window i it is the mean, over all j with |i − j| ≥ 5, of [l_i · s_i > l_i · s_j], a tie counting one half;
   for a clip the mean over its windows. Chance is 0.5 whatever the clip says. Five frames are the length of a
-  window, so the two sounds have nothing in common, and no small offset of the footage is called a fault.
+  window's sound, so the two sounds have nothing in common, and no small offset of the footage is called a fault.
 * **offset curve**: the mean of l_i · s_{i − k} over the clip for offsets k = −15 … 15 frames; its highest point
   is **av_offset_frames**. Positive: the sound comes too early. The sign is SyncNet's and `evaluation.lse`'s.
 * **confidence**: highest point minus median of the curve, in units of cosine.
@@ -35,8 +36,13 @@ LEAST_PAIRS = 8  # an offset at which fewer windows meet is a guess: it is left 
 class SyncJudge(Protocol):
     """The part of an expert that judging needs; see `lipsmith.models.expert.SyncExpert`."""
 
+    @property
+    def frames(self) -> int:
+        """T_v, the number of frames in a window."""
+        ...
+
     def embed_lips(self, frames: Tensor) -> Tensor:
-        """Lower halves (B, T, 3, S/2, S), BGR 0–1, to (B, T − 4, D) of unit length."""
+        """Lower halves (B, T, 3, S/2, S), BGR 0–1, to (B, T − T_v + 1, D) of unit length."""
         ...
 
     def embed_sound(self, windows: Tensor) -> Tensor:
@@ -182,14 +188,15 @@ def clip_similarity(
 
     Args:
         expert: the judge; if it is a module it is asked in evaluation mode, on the device of its parameters.
-        lower_halves: (T, 3, S/2, S) BGR 0–1 at 25 frames a second, T ≥ 5, consecutive.
-        windows: (N, 80, 16) or (N, 1, 80, 16), N = T − 4: the mel that belongs to frames i … i + 4. More
-            windows than that are ignored from the end on, so one window per frame may be given as well.
+        lower_halves: (T, 3, S/2, S) BGR 0–1 at 25 frames a second, T ≥ T_v, consecutive.
+        windows: (N, 80, 16) or (N, 1, 80, 16), N = T − T_v + 1: the mel that belongs to frames i … i + T_v − 1,
+            see `lipsmith.timebase.expert_lead`. More windows than that are ignored from the end on, so one
+            window per frame may be given as well.
     """
-    num_windows = len(lower_halves) - EXPERT_FRAMES + 1
+    num_windows = len(lower_halves) - expert.frames + 1
     if num_windows < 1:
         raise ValueError(
-            f"{len(lower_halves)} frames are fewer than the {EXPERT_FRAMES} that the expert sees"
+            f"{len(lower_halves)} frames are fewer than the {expert.frames} that the expert sees"
         )
     if len(windows) < num_windows:
         raise ValueError(

@@ -1,9 +1,9 @@
 """The expert's second form: lip features shared over a contiguous stretch of frames.
 
-The paper's expert (`lipsmith.models.expert`) stacks five frames for every window and runs its whole face encoder again
-for the next one. Here every frame is encoded once and a temporal convolution over five frames makes the window's
-embedding, so that a stretch of T frames gives T − 4 windows for the price of T frames. Each window hears the same 16
-mel columns as in the paper. Both forms stand behind `lipsmith.models.expert.SyncExpert`.
+The paper's expert (`lipsmith.models.expert`) stacks the T_v frames of every window and runs its whole face encoder
+again for the next one. Here every frame is encoded once and a temporal convolution over T_v frames makes the window's
+embedding, so that a stretch of T frames gives T − T_v + 1 windows for the price of T frames. Each window hears the same
+16 mel columns as in the paper. Both forms stand behind `lipsmith.models.expert.SyncExpert`.
 """
 
 import torch
@@ -33,16 +33,20 @@ class _Block(nn.Module):
 
 
 class DenseLipSyncExpert(nn.Module):
-    """Expert that embeds every five-frame window of a stretch of lower halves, and the sound of every window.
+    """Expert that embeds every window of T_v frames of a stretch of lower halves, and the sound of every window.
 
     Args:
         width: Scale of all channel counts.
         embedding: Size D of both embeddings.
-        fusion: Where time is mixed. `"late"`: frames are encoded one by one, then five are joined. `"early"`: the first
-            convolution spans five frames, so that the encoder sees motion (a different form for an independent judge).
+        fusion: Where time is mixed. `"late"`: frames are encoded one by one, then T_v are joined. `"early"`: the first
+            convolution spans T_v frames, so that the encoder sees motion (a different form for an independent judge).
         columns: How many of the 96 columns, from the middle, are looked at. Fewer than 96 keep cheeks and background
             out of reach of a generator that would rather paint specks there than move the mouth.
         dropout: Share of each tower's features dropped in training.
+        frames: T_v, the number of frames in a window.
+        positive: End both embeddings in a ReLU, as the paper's expert does: their cosine is then never negative and
+            can be read as a probability (equation 1), which the cross-entropy needs. Without it a contrast learns
+            faster.
     """
 
     def __init__(
@@ -52,6 +56,8 @@ class DenseLipSyncExpert(nn.Module):
         fusion: str = "late",
         columns: int = 96,
         dropout: float = 0.0,
+        frames: int = EXPERT_FRAMES,
+        positive: bool = False,
     ) -> None:
         super().__init__()
         if fusion not in ("late", "early"):
@@ -59,7 +65,10 @@ class DenseLipSyncExpert(nn.Module):
         c32, c64, c128, c256 = (_scaled(c, width) for c in (32, 64, 128, 256))
         self.fusion = fusion
         self.columns = columns
-        self.stem = nn.Conv2d(3 * EXPERT_FRAMES if fusion == "early" else 3, c32, 5, 2, 2)
+        self.frames = frames
+        self.positive = positive
+        self.embedding_size = embedding
+        self.stem = nn.Conv2d(3 * frames if fusion == "early" else 3, c32, 5, 2, 2)
         self.lip_encoder = nn.Sequential(  # (24, columns / 2) after the stem
             nn.GroupNorm(c32 // 16, c32),
             nn.ReLU(),
@@ -71,7 +80,7 @@ class DenseLipSyncExpert(nn.Module):
             _Block(c256, c256),
         )
         self.lip_feature = nn.Linear(c256 * 3 * -(-columns // 16), c256)
-        kernel = EXPERT_FRAMES if fusion == "late" else 1
+        kernel = frames if fusion == "late" else 1
         self.lip_time = nn.Conv1d(c256, c256, kernel)
         self.lip_head = nn.Linear(c256, embedding)
         self.sound_encoder = nn.Sequential(
@@ -87,18 +96,18 @@ class DenseLipSyncExpert(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def embed_lips(self, frames: Tensor) -> Tensor:
-        """Lower halves (B, T, 3, 48, 96), BGR 0–1, T ≥ 5 → unit embeddings (B, T − 4, D), one per window start."""
+        """Lower halves (B, T, 3, 48, 96), BGR 0–1, T ≥ T_v → unit embeddings (B, T − T_v + 1, D), one a window."""
         batch, length = frames.shape[:2]
         margin = (frames.shape[-1] - self.columns) // 2
         x = frames[..., margin : margin + self.columns] * 2 - 1
         if self.fusion == "early":
-            x = sliding_windows(x)  # (B, T − 4, 15, 48, columns)
-            length -= EXPERT_FRAMES - 1
+            x = sliding_windows(x, self.frames)  # (B, T − T_v + 1, 3·T_v, 48, columns)
+            length -= self.frames - 1
         x = self.stem(x.flatten(0, 1).contiguous(memory_format=torch.channels_last))
         x = self.lip_encoder(x)
         x = F.relu(self.lip_feature(self.dropout(x.flatten(1))))
         x = F.relu(self.lip_time(x.view(batch, length, -1).transpose(1, 2))).transpose(1, 2)
-        return F.normalize(self.lip_head(x).float(), dim=-1)
+        return self._unit(self.lip_head(x))
 
     def lip_features(self, frames: Tensor) -> list[Tensor]:
         """Activations of the late form's first stages for single lower halves (n, 3, 48, 96): a measure of likeness.
@@ -117,12 +126,16 @@ class DenseLipSyncExpert(nn.Module):
         x = (windows / 4).reshape(batch * count, 1, NUM_MELS, WINDOW_COLUMNS)
         x = self.sound_encoder(x.contiguous(memory_format=torch.channels_last))
         x = F.relu(self.sound_feature(self.dropout(x.flatten(1))))
-        return F.normalize(self.sound_head(x).float(), dim=-1).view(batch, count, -1)
+        return self._unit(self.sound_head(x)).view(batch, count, -1)
 
     def forward(self, mel: Tensor, lips: Tensor) -> tuple[Tensor, Tensor]:
-        """One window per row, called like the paper's expert: mel (n, 1, 80, 16), lips (n, 15, 48, 96).
+        """One window per row, called like the paper's expert: mel (n, 1, 80, 16), lips (n, 3·T_v, 48, 96).
 
         Returns the sound's and the lips' unit embeddings, each (n, D).
         """
-        frames = lips.unflatten(1, (EXPERT_FRAMES, 3))
+        frames = lips.unflatten(1, (self.frames, 3))
         return self.embed_sound(mel.unsqueeze(1))[:, 0], self.embed_lips(frames)[:, 0]
+
+    def _unit(self, x: Tensor) -> Tensor:
+        x = x.float()
+        return F.normalize(F.relu(x) if self.positive else x, dim=-1)

@@ -1,7 +1,8 @@
 """The lip-sync expert of the paper (section 3.2): do these lips and this sound belong together?
 
 `SyncExpert` is what the trainers and the evaluation need of an expert, whatever its form; `LipSyncExpert`
-is the published form, which looks at each window of five frames by itself.
+is the published form, which looks at each window of frames by itself. A window has T_v frames: five as published,
+one or three in the ablation of the paper's table 3.
 """
 
 from typing import Protocol
@@ -16,12 +17,18 @@ LIPS_HEIGHT, LIPS_WIDTH = 48, 96
 
 
 class SyncExpert(Protocol):
-    """Embeds five frames of lips, and 0.2 s of sound, as unit vectors that are alike when in sync.
+    """Embeds T_v frames of lips, and 0.2 s of sound, as unit vectors that are alike when in sync.
 
     Every expert is an `nn.Module` with these members. The similarity of two embeddings is their dot
-    product: the cosine. Window i of a stretch of frames covers frames i to i + 4, and belongs to the 16 mel
-    columns that begin at the time of frame i.
+    product: the cosine. Window i of a stretch of frames covers frames i to i + T_v − 1, and belongs to the 16
+    mel columns whose middle is the window's (`lipsmith.timebase.expert_lead`): for five frames they begin at
+    the time of frame i.
     """
+
+    @property
+    def frames(self) -> int:
+        """T_v, the number of frames in a window."""
+        ...
 
     @property
     def embedding_size(self) -> int:
@@ -29,7 +36,7 @@ class SyncExpert(Protocol):
         ...
 
     def embed_lips(self, frames: Tensor) -> Tensor:
-        """All windows of contiguous lower halves (B, T, 3, S/2, S), BGR 0 to 1 → (B, T - 4, D)."""
+        """All windows of contiguous lower halves (B, T, 3, S/2, S), BGR 0 to 1 → (B, T − T_v + 1, D)."""
         ...
 
     def embed_sound(self, windows: Tensor) -> Tensor:
@@ -37,35 +44,40 @@ class SyncExpert(Protocol):
         ...
 
 
-def sliding_windows(frames: Tensor) -> Tensor:
-    """Each five contiguous of (B, T, 3, h, w) on the channel axis, time-major: (B, T - 4, 15, h, w)."""
+def sliding_windows(frames: Tensor, length: int = EXPERT_FRAMES) -> Tensor:
+    """Each `length` contiguous of (B, T, 3, h, w) on the channel axis, time-major: (B, T − length + 1, 3·length, h, w).
+
+    `ValueError` for fewer frames than that.
+    """
     batch, num_frames, channels, height, width = frames.shape
-    if num_frames < EXPERT_FRAMES:
-        raise ValueError(f"{num_frames} frames are too few: a window has {EXPERT_FRAMES}")
-    windows = frames.unfold(1, EXPERT_FRAMES, 1)  # (B, T - 4, 3, h, w, 5), a view
+    if num_frames < length:
+        raise ValueError(f"{num_frames} frames are too few: a window has {length}")
+    windows = frames.unfold(1, length, 1)  # (B, T − length + 1, 3, h, w, length), a view
     windows = windows.permute(0, 1, 5, 2, 3, 4)
-    return windows.reshape(batch, -1, EXPERT_FRAMES * channels, height, width)
+    return windows.reshape(batch, -1, length * channels, height, width)
 
 
 class LipSyncExpert(nn.Module):
-    """The published expert: two encoders, one for 15 × 48 × 96 lips, one for a 80 × 16 mel window.
+    """The published expert: two encoders, one for 15 × 48 × 96 lips (3·T_v channels), one for a 80 × 16 mel window.
 
     Both end in a ReLU, so the cosine of two embeddings lies between 0 and 1 and is taken as the probability
     of being in sync (equation 2).
 
     Args:
         width: channels relative to the published network, each rounded to a multiple of 8 and at least 16.
+        frames: T_v; 5 is the published network, other values change its first convolution alone.
 
     Parameters: 16.4 million at width 1, 4.1 at 0.5, 1.0 at 0.25. Multiply-adds per window: 1.21, 0.33 and
     0.14 billion.
     """
 
-    def __init__(self, width: float = 1.0) -> None:
+    def __init__(self, width: float = 1.0, frames: int = EXPERT_FRAMES) -> None:
         super().__init__()
         self.width = width
+        self.frames = frames
         c32, c64, c128, c256, c512 = (scale_channels(count, width) for count in (32, 64, 128, 256, 512))
-        self.face_encoder = nn.Sequential(  # 15 × 48 × 96
-            ConvBlock(3 * EXPERT_FRAMES, c32, 7, 1, 3),
+        self.face_encoder = nn.Sequential(  # 3·T_v × 48 × 96
+            ConvBlock(3 * frames, c32, 7, 1, 3),
             ConvBlock(c32, c64, 5, (1, 2), 1),  # 46 × 47
             *residual_blocks(c64, 2),
             ConvBlock(c64, c128, 3, 2, 1),  # 23 × 24
@@ -82,9 +94,9 @@ class LipSyncExpert(nn.Module):
         self.embedding_size = c512
 
     def forward(self, mel: Tensor, lips: Tensor) -> tuple[Tensor, Tensor]:
-        """Embed n mel windows (n, 1, 80, 16) and n windows of lips (n, 15, 48, 96).
+        """Embed n mel windows (n, 1, 80, 16) and n windows of lips (n, 3·T_v, 48, 96).
 
-        The 15 channels are five frames of three (BGR 0 to 1) in time order.
+        The channels are T_v frames of three (BGR 0 to 1) in time order.
 
         Returns:
             (audio embedding, face embedding), each (n, 512·width) of unit length.
@@ -99,7 +111,7 @@ class LipSyncExpert(nn.Module):
                 frames.flatten(0, 1), (LIPS_HEIGHT, LIPS_WIDTH), mode="bilinear", antialias=True
             )
             frames = resized.unflatten(0, (batch, -1))
-        windows = sliding_windows(frames)
+        windows = sliding_windows(frames, self.frames)
         return self._embed(self.face_encoder, windows.flatten(0, 1)).unflatten(0, (batch, -1))
 
     def embed_sound(self, windows: Tensor) -> Tensor:

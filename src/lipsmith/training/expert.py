@@ -27,8 +27,16 @@ Expert = LipSyncExpert | DenseLipSyncExpert
 def build_expert(model: ExpertModel) -> Expert:
     """An untrained expert of the form that the recipe asks for."""
     if model.form == "paper":
-        return LipSyncExpert(width=model.width)
-    return DenseLipSyncExpert(model.width, model.embedding, model.fusion, model.columns, model.dropout)
+        return LipSyncExpert(model.width, model.frames)
+    return DenseLipSyncExpert(
+        model.width,
+        model.embedding,
+        model.fusion,
+        model.columns,
+        model.dropout,
+        frames=model.frames,
+        positive=model.positive,
+    )
 
 
 def load_expert(path: Path) -> Expert:
@@ -46,12 +54,12 @@ def load_expert(path: Path) -> Expert:
     return expert.eval().requires_grad_(False)
 
 
-def judge_clips(expert: nn.Module, clips: Sequence[Clip], max_frames: int) -> SyncSummary:
+def judge_clips(expert: Expert, clips: Sequence[Clip], max_frames: int) -> SyncSummary:
     """How the expert does on whole clips that it was not trained on; speakers are the groups of the intervals."""
     scores = []
     for clip in clips:
-        faces, windows = whole_clip(clip, max_frames)
-        scores.append(score_clip(expert, lower_half(faces), windows))  # type: ignore[arg-type]
+        faces, windows = whole_clip(clip, max_frames, expert.frames)
+        scores.append(score_clip(expert, lower_half(faces), windows))
     return summarise(scores, [clip.record.speaker for clip in clips], num_resamples=1)
 
 
@@ -110,6 +118,7 @@ def train_expert(
                 num_frames=num_frames,
                 faces=faces,
                 sound=sound_changes,
+                window_frames=recipe.model.frames,
                 pool=pool,
             )
             return torch.from_numpy(batch.lower_halves), torch.from_numpy(batch.windows)

@@ -18,7 +18,7 @@ from torch.optim import Adam, Optimizer
 
 from lipsmith.conditioning import lower_half, mask_lower_half
 from lipsmith.data.clips import Clip
-from lipsmith.data.samples import ClipSampler, generator_batch, load_split
+from lipsmith.data.samples import ClipSampler, expert_windows, generator_batch, load_split
 from lipsmith.errors import RecipeError, WeightsError
 from lipsmith.evaluation.sync_score import score_clip, summarise
 from lipsmith.models.dense_expert import DenseLipSyncExpert
@@ -113,8 +113,8 @@ def roughened_halves(faces: Tensor, term: SyncTerm, generator: torch.Generator) 
 def sync_loss(expert: Expert, term: SyncTerm, halves: Tensor, windows: Tensor) -> Tensor:
     """The frozen expert's term for generated lower halves (B, T, 3, S/2, S) and windows (B, M, 1, 80, 16).
 
-    The first T − 4 windows belong to the stretch. `contrastive`: the lips of each window are to prefer their own sound
-    to the other moments of the same sound; neighbours within one frame are left out.
+    The first T − T_v + 1 windows belong to the stretch. `contrastive`: the lips of each window are to prefer their own
+    sound to the other moments of the same sound; neighbours within one frame are left out.
     """
     lips = expert.embed_lips(halves)
     with torch.no_grad():
@@ -338,7 +338,7 @@ def validate_generator(
             shown = _network_faces(clip_references(form, pictures[:count]))
             with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
                 dubbed = generate_faces(generator, faces[None, :count], shown[None], foreign[None])[0]
-            heard = other.windows()[: count - EXPERT_FRAMES + 1]
+            heard = expert_windows(other, 0, count, expert.frames)
             scores.append(score_clip(expert, lower_half(dubbed).numpy(), heard))
     generator.train(was_training)
     measures = {
@@ -440,6 +440,7 @@ def train_generator(
                 reference=settings.reference,
                 faces=recipe.faces.augmentation(),
                 sound=recipe.sound.augmentation(),
+                window_frames=EXPERT_FRAMES if judge is None else judge.frames,
                 pool=pool,
             )
             return StepTensors(**{name: torch.from_numpy(value) for name, value in batch.__dict__.items()})

@@ -63,7 +63,7 @@ def measure_offsets(
     for position, record in enumerate(records):
         found = replace(record, offset_seconds=0.0, offset_confidence=None)
         if record.num_frames >= LEAST_FRAMES:
-            faces, windows = whole_clip(load_clip(found, data), _MAX_FRAMES)
+            faces, windows = whole_clip(load_clip(found, data), _MAX_FRAMES, network.frames)
             score = score_clip(network, lower_half(faces), windows)
             measured += 1
             if score.av_offset_frames is not None and score.confidence >= least_confidence:

@@ -12,6 +12,7 @@ from lipsmith.conditioning import ReferenceForm
 from lipsmith.data.augment import FaceAugmentation, SoundAugmentation
 from lipsmith.data.samples import DataSelection
 from lipsmith.errors import RecipeError
+from lipsmith.timebase import EXPERT_FRAMES
 
 # A weight over the training: [[step, value], …], linear in between, constant outside. One number is constant.
 Schedule = float | list[tuple[int, float]]
@@ -111,7 +112,11 @@ class _Recipe(_Strict):
 
 
 class ExpertModel(_Strict):
-    """`form: paper` is the published architecture, `dense` shares lip features over a stretch of frames."""
+    """`form: paper` is the published architecture, `dense` shares lip features over a stretch of frames.
+
+    `frames` is T_v, the frames in a window. `embedding` to `positive` are of the form `dense`, see
+    `lipsmith.models.dense_expert.DenseLipSyncExpert`; the paper's embeddings are positive in any case.
+    """
 
     form: Literal["paper", "dense"] = "dense"
     width: float = Field(default=1.0, gt=0)
@@ -119,6 +124,8 @@ class ExpertModel(_Strict):
     fusion: Literal["late", "early"] = "late"
     columns: int = Field(default=96, ge=32, le=96, multiple_of=16)
     dropout: Share = 0.1
+    positive: bool = False
+    frames: int = Field(default=EXPERT_FRAMES, ge=1, le=EXPERT_FRAMES)
 
 
 class ExpertBatchRecipe(_Strict):
