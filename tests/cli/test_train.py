@@ -63,11 +63,16 @@ def test_from_clips_to_weights(run: Command, drawn: Path, media: Path, tmp_path:
     assert (done.code, report["steps"], report["folder"]) == (0, 2, str(expert))
     assert "2 steps in" in done.err
 
+    changed = run("train", tmp_path / "expert.yaml", "-d", drawn, "-o", expert, "--set", "model.frames=two")
+    assert (changed.code, len(changed.sentences)) == (ExitCode.RECIPE, 1)
+    assert "with model.frames changed is not a valid recipe: model.frames: " in changed.err
+
     again = run("train", tmp_path / "expert.yaml", "--data", drawn, "-o", expert)
     assert again.code == ExitCode.OUTPUT and "--resume" in again.err
-    (tmp_path / "expert.yaml").write_text(EXPERT.replace("steps: 2", "steps: 3"))
-    resumed = run("train", tmp_path / "expert.yaml", "--data", drawn, "-o", expert, "--resume", "--json")
+    more = ("--resume", "--set", "steps=3", "--set", "optimiser.learning_rate=1e-4")
+    resumed = run("train", tmp_path / "expert.yaml", "--data", drawn, "-o", expert, *more, "--json")
     assert json.loads(resumed.out)["steps"] == 3
+    assert json.loads((expert / "recipe.json").read_text())["optimiser"]["learning_rate"] == 1e-4
 
     done = run("train", tmp_path / "generator.yaml", "-d", drawn, "-o", generator, "--expert", expert)
     assert (done.code, done.out) == (0, f"{generator}\n"), done.err

@@ -70,6 +70,15 @@ def train(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Run folder: checkpoints, log.", show_default=False)
     ],
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="Another value for a field of the recipe, as --set model.frames=3; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     expert: Annotated[
         Path | None,
         typer.Option("--expert", help="For a generator: the trained expert, a run folder or a file."),
@@ -83,12 +92,14 @@ def train(
 ) -> None:
     """Train the expert or the generator by a recipe."""
     from lipsmith.training import train as train_network
+    from lipsmith.training.recipe import parse_override
 
     with ProgressBars() as bars:
         done = train_network(
             recipe,
             data,
             output,
+            overrides=dict(parse_override(change) for change in changes or ()),
             expert=expert,
             initial=initial,
             resume=resume,

@@ -1,8 +1,8 @@
 """Recipes, losses and loops."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lipsmith.training.run import TrainingReport
@@ -13,6 +13,7 @@ def train(
     data: Path | str,
     output: Path | str,
     *,
+    overrides: Mapping[str, Any] | None = None,
     expert: Path | str | None = None,
     initial: Path | str | None = None,
     resume: bool = False,
@@ -24,6 +25,7 @@ def train(
         recipe: YAML file, see `recipes/` and `lipsmith.training.recipe`.
         data: Folder written by `lipsmith prepare`.
         output: Run folder: `checkpoint.pt`, `best.safetensors`, `log.jsonl`, `recipe.json`.
+        overrides: Fields of the recipe that are to have other values: `{"model.frames": 3}`.
         expert: For a generator, the trained expert (run folder or weights file); overrides the recipe's.
         initial: For a generator, weights to start from (run folder or weights file), as made by an earlier stage.
         resume: Go on with the run in `output`.
@@ -38,7 +40,7 @@ def train(
     from lipsmith.training.generator import train_generator
     from lipsmith.training.recipe import ExpertRecipe, load_recipe
 
-    loaded = load_recipe(Path(recipe))
+    loaded = load_recipe(Path(recipe), overrides)
     if isinstance(loaded, ExpertRecipe):
         return train_expert(loaded, Path(data), Path(output), resume=resume, on_progress=on_progress)
     return train_generator(

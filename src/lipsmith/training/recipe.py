@@ -1,9 +1,10 @@
 """Training recipes: complete, typed, in YAML. An unknown or ill-typed field is an error that names the field."""
 
+from collections.abc import Mapping
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -247,22 +248,61 @@ Recipe = Annotated[ExpertRecipe | GeneratorRecipe, Field(discriminator="task")]
 _ADAPTER: TypeAdapter[ExpertRecipe | GeneratorRecipe] = TypeAdapter(Recipe)
 
 
-def load_recipe(path: Path) -> ExpertRecipe | GeneratorRecipe:
-    """Read a recipe; `RecipeError` names the file and each field that is wrong."""
+def load_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> ExpertRecipe | GeneratorRecipe:
+    """Read a recipe.
+
+    Args:
+        path: A YAML file, or the `recipe.json` of a run.
+        overrides: Values that take the place of the file's, by field: `{"model.frames": 3}`.
+
+    Raises:
+        RecipeError: It names the file and each field that is wrong.
+    """
     try:
         text = path.read_text()
     except OSError as error:
         raise RecipeError(f"The recipe {path} cannot be read: {error.strerror}.") from error
     try:
-        return _ADAPTER.validate_python(yaml.safe_load(text))
+        fields = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not YAML: {str(error).splitlines()[0]}.") from error
+    for name, value in (overrides or {}).items():
+        fields = _replaced(fields, name, value)
+    try:
+        return _ADAPTER.validate_python(fields)
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc']) or 'recipe'}: {problem['msg']}"
-            for problem in error.errors()
+        wrong = "; ".join(f"{_field_name(problem['loc'])}: {problem['msg']}" for problem in error.errors())
+        changed = f" with {', '.join(overrides)} changed" if overrides else ""
+        raise RecipeError(f"{path}{changed} is not a valid recipe: {wrong}.") from error
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`model.frames=3` → ("model.frames", 3); the value is YAML, as in a recipe."""
+    name, equals, value = text.partition("=")
+    if not equals or not all(name.strip().split(".")):
+        raise RecipeError(
+            f"{text!r} changes no field of a recipe: write FIELD=VALUE, such as model.frames=3."
         )
-        raise RecipeError(f"{path} is not a valid recipe: {wrong}.") from error
+    try:
+        return name.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(
+            f"The value of {name.strip()} is not YAML ({str(error).splitlines()[0]}): {value}"
+        ) from error
+
+
+def _replaced(fields: Any, name: str, value: Any) -> Any:
+    """A copy of a recipe's `fields` in which the one called `name`, with its groups before it, is `value`."""
+    first, _, rest = name.partition(".")
+    if not isinstance(fields, Mapping):
+        raise RecipeError(f"{name!r} cannot be changed: what it is to be a part of is no group of fields.")
+    return {**fields, first: _replaced(fields.get(first, {}), rest, value) if rest else value}
+
+
+def _field_name(place: tuple[int | str, ...]) -> str:
+    """A field as a recipe has it: without the task, by which pydantic chooses among the kinds of recipes."""
+    named = place[1:] if place and place[0] in ("expert", "generator") else place
+    return ".".join(map(str, named)) or "recipe"
 
 
 def value_at(schedule: Schedule, step: int) -> float:
