@@ -7,7 +7,8 @@ import pytest
 
 from lipsmith.data import synthetic
 from lipsmith.data.clips import dropped_counts, load_clip, read_index
-from lipsmith.data.prepare import PrepareOptions, find_videos, prepare, read_manifest
+from lipsmith.data.prepare import PrepareOptions, prepare
+from lipsmith.data.sources import find_sources, read_manifest
 from lipsmith.errors import DataError
 from lipsmith.faces import detect
 
@@ -73,14 +74,14 @@ def test_the_sound_of_a_clip_is_the_sound_of_its_frames(footage, options, tmp_pa
 
 def test_it_goes_on_where_it_stopped(footage, options, tmp_path):
     prepare([footage / "ada"], tmp_path, options=options, workers=1)
-    first = {path: path.stat().st_mtime_ns for path in (tmp_path / "clips").iterdir()}
+    first = {path: path.stat().st_mtime_ns for path in (tmp_path / "shards").iterdir()}
     calls = []
     report = prepare(
         [footage / "ada"], tmp_path, options=options, workers=1, on_progress=lambda *d: calls.append(d)
     )
     assert calls == [(1, 1)]
     assert report.num_clips == 1
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "clips").iterdir()} == first
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "shards").iterdir()} == first
 
 
 def test_a_manifest_names_speakers_and_says_what_is_not_for_sync(footage, options, tmp_path):
@@ -125,7 +126,7 @@ def test_folders_are_searched_and_other_files_passed_over(tmp_path):
     (tmp_path / "a").mkdir()
     make_clip(tmp_path / "a" / "clip.mkv", num_frames=3)
     make_sound(tmp_path / "speech.wav", 0.5)
-    assert [name for _, name in find_videos([tmp_path])] == ["a/clip.mkv"]
+    assert [source.name for source in find_sources([tmp_path])] == ["a/clip.mkv"]
 
 
 @pytest.mark.slow

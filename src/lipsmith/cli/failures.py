@@ -20,6 +20,7 @@ _EXTRAS = {
     "pydantic": "train",
     "yaml": "train",
     "skimage": "demo",
+    "ray": "ray",
 }
 
 _tracebacks = False

@@ -13,23 +13,58 @@ from lipsmith.cli.progress import ProgressBars
 
 
 def prepare(
-    inputs: Annotated[
-        list[Path], typer.Argument(metavar="VIDEO", help="Videos, or folders of videos.", show_default=False)
-    ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of prepared clips; goes on where it stopped.")
     ],
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="FOOTAGE",
+            help="Videos, folders of videos, or of clips as the published preprocessing leaves them "
+            "(0.jpg, 1.jpg, … and audio.wav). None: pack an older prepared folder into shards.",
+            show_default=False,
+        ),
+    ] = None,
     manifest: Annotated[
         Path | None,
         typer.Option(
-            "--manifest", help="TSV or CSV with a column `file`, and speaker, licence, use, … beside it."
+            "--manifest",
+            help="TSV or CSV with a column `file`, and speaker, licence, use, split, … beside it.",
         ),
+    ] = None,
+    file_lists: Annotated[
+        Path | None,
+        typer.Option("--file-lists", help="Folder with train.txt, val.txt and test.txt, as LRS2 has them."),
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option("--licence", help="Of footage that the manifest does not name.")
+    ] = None,
+    use: Annotated[
+        str | None,
+        typer.Option("--use", help="What that footage may be used for, e.g. open or research."),
     ] = None,
     face_size: Annotated[int, typer.Option("--face-size", help="Side of the face crop, pixels.")] = 96,
     min_face: Annotated[float, typer.Option("--min-face", min=1, help="Least side of a face, pixels.")] = 48,
     min_seconds: Annotated[float, typer.Option("--min-seconds", min=0, help="Least length of a clip.")] = 1,
+    max_seconds: Annotated[
+        float, typer.Option("--max-seconds", min=1, help="Longer ones become several clips.")
+    ] = 30,
+    min_sharpness: Annotated[
+        float,
+        typer.Option("--min-sharpness", min=0, help="Least variance of the Laplacian of the face; 0: any."),
+    ] = 0,
     workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Processes.", show_default="one a core")
+        int | None,
+        typer.Option("--jobs", "--workers", "-j", min=1, help="Processes.", show_default="one a core"),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="ADDRESS",
+            help="Work on a Ray cluster: auto, local or host:port.",
+            show_default=False,
+        ),
     ] = None,
     as_json: JsonReport = False,
 ) -> None:
@@ -37,15 +72,25 @@ def prepare(
     from lipsmith.data.prepare import PrepareOptions
     from lipsmith.data.prepare import prepare as prepare_footage
 
-    options = PrepareOptions(face_size=face_size, min_face_pixels=min_face, min_seconds=min_seconds)
+    options = PrepareOptions(
+        face_size=face_size,
+        min_face_pixels=min_face,
+        min_seconds=min_seconds,
+        max_seconds=max_seconds,
+        min_sharpness=min_sharpness,
+    )
+    stated = {"licence": licence, "use": use}
     with ProgressBars() as bars:
         report = prepare_footage(
-            inputs,
+            inputs or [],
             output,
             manifest=manifest,
+            file_lists=file_lists,
+            facts={field: value for field, value in stated.items() if value},
             options=options,
             workers=workers,
-            on_progress=lambda done, total: bars.show("videos", done, total),
+            ray=ray,
+            on_progress=lambda done, total: bars.show("sources", done, total),
         )
     if as_json:
         write_json(report.to_dict())
@@ -53,7 +98,7 @@ def prepare(
         write_answer(str(report.output))
     say(
         f"{report.num_clips} clips, {report.seconds / 60:.1f} minutes, {report.num_speakers} speakers, "
-        f"from {report.num_videos} videos."
+        f"{report.num_shards} shards, from {report.num_videos} videos or folders."
     )
     for reason, count in sorted(report.dropped.items()):
         say(f"Left out: {count} × {reason}.")

@@ -60,6 +60,7 @@ class ClipRecord:
     )
     offset_confidence: float | None = None
     excluded: str = ""  # why the data doctor leaves it out of training; empty when it does not
+    crop: str = "tracked"  # or "given": face crops that somebody else made, by another rule
     split: str = ""  # train, validation or test where the footage's own lists say so
     shard: str = ""  # file name under shards/; empty while the clip is a file of its own
     shard_offset: int = 0  # of the clip's bytes in the shard
@@ -269,7 +270,7 @@ def read_index(folder: Location) -> list[ClipRecord]:
             else f"{folder} holds no {INDEX_NAME}. Make it with `lipsmith prepare VIDEOS --output {folder}`."
         ) from error
     records = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         try:
             records += [ClipRecord.from_json(line)] if line.strip() else []
         except (ValueError, TypeError) as error:
@@ -297,7 +298,9 @@ def dropped_counts(folder: Path) -> dict[str, int]:
     """How often each reason stands in a prepared folder's list of what was left out."""
     path = folder / DROPPED_NAME
     counts: dict[str, int] = {}
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    for line in path.read_text().split("\n") if path.is_file() else ():
+        if not line.strip():
+            continue
         reason: dict[str, Any] = json.loads(line)
         counts[reason["reason"]] = counts.get(reason["reason"], 0) + 1
     return counts
