@@ -9,6 +9,9 @@ ReferenceForm = Literal["frame", "steady"]
 """`frame`: the reference is the current frame itself at inference, another moment in training (paper, 3.4); `steady`:
 a frame kept while the pose stays, see `lipsmith.reference`."""
 
+TrainingReference = Literal["frame", "steady", "still"]
+"""`still`: one frame for a whole clip, of baselines that make a still picture speak; inference does not offer it."""
+
 Faces = TypeVar("Faces")  # a NumPy array or a torch tensor, (…, 3, S, S)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsmith.compose.masks import lower_face_mask
-from lipsmith.conditioning import ReferenceForm, lower_half_start
+from lipsmith.conditioning import TrainingReference, lower_half_start
 from lipsmith.geometry import Image, resize
 
 Warp = NDArray[np.float32]  # 2 × 3: pixels of the face → pixels of the reference
@@ -225,18 +225,23 @@ def _pose(face: Image) -> NDArray[np.float32]:
     return resize(face[: lower_half_start(face.shape[0])], 24, 12).astype(np.float32)
 
 
-def clip_references(form: ReferenceForm, faces: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def clip_references(form: TrainingReference, faces: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """What inference shows beside each of the `faces` (T, S, S, 3) of one shot, in order."""
     if form == "frame":
         return faces
+    if form == "still":
+        return np.repeat(faces[:1], len(faces), axis=0)
     steady = SteadyReference()
     return np.stack([steady.show(face) for face in faces])
 
 
 def placed_references(
-    form: ReferenceForm, references: Iterable[Image], faces: Iterable[Image]
+    form: TrainingReference, references: Iterable[Image], faces: Iterable[Image]
 ) -> NDArray[np.uint8]:
     """What `form` shows of given `references` beside each of `faces`, both (T, S, S, 3): for training and tests."""
     if form == "frame":
         return np.stack(list(references))
+    if form == "still":
+        shown = list(references)
+        return np.stack(shown[:1] * len(shown))
     return np.stack([place_reference(a, b).image for a, b in zip(references, faces, strict=True)])

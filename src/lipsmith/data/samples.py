@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lipsmith.audio.mel import SILENCE
 from lipsmith.audio.voice import speech_activity
 from lipsmith.audio.windows import window_batch
-from lipsmith.conditioning import ReferenceForm
+from lipsmith.conditioning import TrainingReference
 from lipsmith.data.augment import (
     CropMotion,
     FaceAugmentation,
@@ -277,7 +277,7 @@ def generator_batch(
     silence_share: float,
     least_reference_distance: int,
     num_reference_candidates: int,
-    reference: ReferenceForm,
+    reference: TrainingReference,
     faces: FaceAugmentation,
     sound: SoundAugmentation,
     window_frames: int = EXPERT_FRAMES,
@@ -287,7 +287,7 @@ def generator_batch(
 
     With references of the form `frame`, those of a stretch are a stretch too (paper, 3.4.2), chosen among a few
     candidates at least `least_reference_distance` frames away as the one most like the target in the visible upper
-    half: alike in pose, not in mouth. Of the form `steady`, the stretch has one reference, chosen likewise.
+    half: alike in pose, not in mouth. Of the forms `steady` and `still`, the stretch has one, chosen likewise.
     `foreign_share` of the rows hear another clip. `silence_share` of the others show a pause of
     their clip where it has one, with a reference that speaks. As at inference, the generator hears silence in pauses.
     """
@@ -317,7 +317,7 @@ def generator_batch(
                 references = _moved_references(clip, first, shift, num_frames, motion)
             else:
                 one = _moved(clip, first + shift + num_frames // 2, 1, motion)
-                references = placed_references("steady", np.repeat(one, num_frames, axis=0), targets)
+                references = placed_references(reference, np.repeat(one, num_frames, axis=0), targets)
         both = recolour(own, _unit(np.concatenate([targets, references])), faces)
         speech, start = (
             (other, int(own.integers(0, len(other) - num_frames + 1))) if foreign else (clip, first)
