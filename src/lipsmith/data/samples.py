@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from lipsmith.data.augment import (
 )
 from lipsmith.data.clips import Clip, ClipRecord, read_index, stored_size
 from lipsmith.data.reader import ClipSet
+from lipsmith.data.splits import hold_out_speakers
 from lipsmith.data.storage import Location
 from lipsmith.errors import DataError
 from lipsmith.reference import placed_references
@@ -46,11 +47,14 @@ class DataSelection:
         uses: Permitted values of a clip's `use`; empty for all.
         leave_out: Sources whose name contains one of these are not used.
         validation: Speakers held out for choosing when to stop.
-        test: Speakers held out for the numbers in the card.
+        test: Speakers held out for the numbers in the card. Where neither is named, the footage's own lists count
+            (`ClipRecord.split`), and without those speakers are held out by `split_seed`.
         crowds: Speaker names that stand for many unknown people → how many; they count as that many in sampling and
             are never held out.
         max_offset_seconds: A clip whose measured offset is larger is dropped.
         min_offset_confidence: A clip whose offset was measured with less confidence keeps offset 0.
+        hold_out: Share of the speakers that is held out by the seed, for validation and for test each; 0 for nobody.
+        split_seed: Decides who.
     """
 
     uses: tuple[str, ...] = ()
@@ -60,9 +64,27 @@ class DataSelection:
     crowds: tuple[tuple[str, int], ...] = ()
     max_offset_seconds: float = 0.3
     min_offset_confidence: float = 0.0
+    hold_out: float = 0.1
+    split_seed: int = 0
+
+    def records(self, records: Sequence[ClipRecord], split: Split) -> list[ClipRecord]:
+        """The records of one split, their offsets corrected, in the order of their ids."""
+        used = [record for record in records if self.split_of(record) is not None]
+        selection = self
+        named = self.validation or self.test or any(record.split for record in used)
+        if self.hold_out and used and not named:
+            crowds = [name for name, _ in self.crowds]
+            validation, test = hold_out_speakers(
+                used, share=self.hold_out, seed=self.split_seed, never=crowds
+            )
+            selection = replace(self, validation=validation, test=test)
+        chosen = [selection.corrected(record) for record in used if selection.split_of(record) == split]
+        return sorted((record for record in chosen if record is not None), key=lambda record: record.id)
 
     def split_of(self, record: ClipRecord) -> Split | None:
-        """The part that `record` belongs to, None when it is not used."""
+        """The part that `record` is said to belong to, None when it is not used; the seed has no say here."""
+        if record.excluded:
+            return None
         if self.uses and record.use not in self.uses:
             return None
         if any(part in record.source for part in self.leave_out):
@@ -71,6 +93,8 @@ class DataSelection:
             return "validation"
         if record.speaker in self.test:
             return "test"
+        if record.split in get_args(Split) and not (self.validation or self.test):
+            return cast(Split, record.split)
         return "train"
 
     def corrected(self, record: ClipRecord) -> ClipRecord | None:
@@ -85,12 +109,9 @@ def load_split(folder: Location, selection: DataSelection, split: Split) -> Clip
 
     What cannot be read is left out of the validation and test splits at once; in training it is skipped when drawn.
     """
-    records = []
-    for record in read_index(folder):
-        if selection.split_of(record) == split and (kept := selection.corrected(record)) is not None:
-            records.append(kept)
     # The index is in the order in which videos were done; what is drawn from the clips must not depend on that.
-    clips = ClipSet(folder, sorted(records, key=lambda record: record.id))
+    records = selection.records(read_index(folder), split)
+    clips = ClipSet(folder, records)
     if not records:
         raise DataError(f"No clip of {folder} belongs to the {split} split: look at `data` in the recipe.")
     return clips if split == "train" else clips.readable()

@@ -73,7 +73,7 @@ def export_weights(
     recipe = _recipe_of(source) if source.is_dir() else None
     checkpoint = source / "best.safetensors" if recipe else source
     network, found = load_network(checkpoint, "generator")
-    selection = recipe.data.selection() if recipe else DataSelection()
+    selection = recipe.data.selection() if recipe else DataSelection(hold_out=0)
     records = _training_records(Path(data), selection) if data is not None else []
     form = recipe.batch.reference if recipe else "frame"
     card = WeightCard(
@@ -151,8 +151,4 @@ def _recipe_of(run: Path) -> GeneratorRecipe:
 
 
 def _training_records(data: Path, selection: DataSelection) -> list[ClipRecord]:
-    return [
-        kept
-        for record in read_index(data)
-        if selection.split_of(record) == "train" and (kept := selection.corrected(record)) is not None
-    ]
+    return selection.records(read_index(data), "train")

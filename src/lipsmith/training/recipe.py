@@ -34,6 +34,8 @@ class DataRecipe(_Strict):
     crowds: dict[str, int] = {}
     max_offset_seconds: float = 0.3
     min_offset_confidence: float = 0.0
+    hold_out: Share = 0.1
+    split_seed: int = 0
 
     def selection(self) -> DataSelection:
         """The same as the data package takes it."""
@@ -45,6 +47,8 @@ class DataRecipe(_Strict):
             tuple(self.crowds.items()),
             self.max_offset_seconds,
             self.min_offset_confidence,
+            self.hold_out,
+            self.split_seed,
         )
 
 
