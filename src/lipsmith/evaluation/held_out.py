@@ -428,10 +428,11 @@ class _TrainedGenerator:
     def __init__(self, path: Path, metadata: dict[str, str]) -> None:
         from safetensors.torch import load_file
 
-        from lipsmith.models.wav2lip import Wav2Lip
+        from lipsmith.models.wav2lip import GENERATORS
 
         self.face_size = int(metadata["face_size"])
-        self._network = Wav2Lip(float(metadata["width"]), self.face_size)
+        form = metadata.get("architecture", "wav2lip")
+        self._network = GENERATORS[form](float(metadata["width"]), self.face_size)
         self._network.load_state_dict(load_file(path))
         self._network.eval()
 

@@ -19,6 +19,7 @@ from lipsmith.models.dense_expert import DenseLipSyncExpert
 from lipsmith.models.expert import LipSyncExpert
 from lipsmith.training.losses import contrastive_sync_loss, cosine_bce_loss
 from lipsmith.training.recipe import ExpertLoss, ExpertModel, ExpertRecipe
+from lipsmith.training.memory import in_parts
 from lipsmith.training.run import Report, Run, TrainingReport, make_optimiser, set_learning_rate
 
 Expert = LipSyncExpert | DenseLipSyncExpert
@@ -98,13 +99,12 @@ def train_expert(
     held_out = load_split(data, selection, "validation")
     expert = build_expert(recipe.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = make_optimiser(expert, recipe.optimiser)
-    run = Run(output, recipe, resume=resume)
+    run = Run(output, recipe, data=data, resume=resume)
     parts = {"expert": expert, "optimiser": optimiser}
     run.load(parts)
     faces, sound_changes = recipe.faces.augmentation(), recipe.sound.augmentation()
     metadata = {"kind": "expert", "model": recipe.model.model_dump_json(), "recipe": recipe.name}
     stretches = recipe.batch.stretches
-    losses: list[float] = []
     stopped_early = False
 
     with ThreadPoolExecutor(2) as pool, ThreadPoolExecutor(1) as ahead:
@@ -123,6 +123,18 @@ def train_expert(
             )
             return torch.from_numpy(batch.lower_halves), torch.from_numpy(batch.windows)
 
+        def descend(batch_parts: list[slice]) -> float:
+            optimiser.zero_grad(set_to_none=True)
+            generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + run.state.step)
+            total = 0.0
+            for part in batch_parts:
+                with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+                    lips, sound = expert.embed_lips(frames[part]), expert.embed_sound(windows[part])
+                loss = _loss(expert, recipe.loss, lips, sound, generator) * (len(lips) / len(frames))
+                loss.backward()
+                total += float(loss.detach())
+            return total
+
         coming = ahead.submit(draw, run.state.step)
         while run.state.step < recipe.steps:
             step = run.state.step
@@ -130,34 +142,31 @@ def train_expert(
             coming = ahead.submit(draw, step + 1)
             expert.train()
             set_learning_rate(optimiser, recipe.optimiser, step, recipe.steps)
-            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
-                lips, sound = expert.embed_lips(frames), expert.embed_sound(windows)
-            generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-            loss = _loss(expert, recipe.loss, lips, sound, generator)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            loss = in_parts(run, len(frames), descend)
             nn.utils.clip_grad_norm_(expert.parameters(), recipe.optimiser.clip_norm)
             optimiser.step()
-            losses.append(float(loss.detach()))
+            run.add({"loss": loss})
             run.state.step = step + 1
             if run.state.step % recipe.validate_every == 0 or run.state.step == recipe.steps:
                 summary = judge_clips(expert, held_out, recipe.validation_frames)
                 measures = {
-                    "loss": float(np.mean(losses)),
+                    **run.take_means(),
                     "preference": summary.preference_share.value,
                     "offset_within_one": summary.offset_within_one_share.value,
                     "confidence": summary.confidence.value,
                 }
-                losses.clear()
                 run.judge(measures["preference"], measures, expert, metadata)
+                run.log({**measures, "skipped": sum(sampler.skipped.values())})
                 run.save(parts)
-                run.log({**measures, "seconds": run.state.seconds, "skipped": sum(sampler.skipped.values())})
                 if on_progress:
                     on_progress(run.state.step, recipe.steps, measures)
                 if recipe.patience and run.state.validations_since_best >= recipe.patience:
                     stopped_early = True
                     break
-            elif on_progress:
-                on_progress(run.state.step, recipe.steps, {"loss": losses[-1]})
+                continue
+            if run.checkpoint_is_due:
+                run.save(parts)
+            if on_progress:
+                on_progress(run.state.step, recipe.steps, {"loss": loss})
         coming.cancel()
     return run.report(stopped_early=stopped_early, skipped=sampler.skipped)

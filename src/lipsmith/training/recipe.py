@@ -106,6 +106,9 @@ class _Recipe(_Strict):
     patience: int = Field(
         default=0, ge=0, description="validations without improvement before stopping; 0: never"
     )
+    checkpoint_every: int = Field(
+        default=0, ge=0, description="steps between checkpoints besides those of validations; 0: none besides"
+    )
     precision: Literal["fp32", "bf16"] = "fp32"
     data: DataRecipe = DataRecipe()
     faces: FaceRecipe = FaceRecipe()
@@ -157,8 +160,9 @@ class ExpertRecipe(_Recipe):
 
 
 class GeneratorModel(_Strict):
-    """Dimensions of `lipsmith.models.wav2lip.Wav2Lip`."""
+    """Which generator of `lipsmith.models.wav2lip.GENERATORS`, and its dimensions."""
 
+    form: Literal["wav2lip", "wav2lip-warp"] = "wav2lip"
     width: float = Field(default=1.0, gt=0)
     face_size: int = 96
 
@@ -180,7 +184,7 @@ class GeneratorLosses(_Strict):
     """Weights of the generator's terms over the training.
 
     Attributes:
-        reconstruction: L1 (equation 2).
+        reconstruction: L1 (equation 2). `remainder`: what the weights of sync and adversarial leave of 1 (equation 6).
         edges: L1 of neighbouring pixels' differences: what keeps lips and teeth sharp.
         features: L1 of the frozen expert's early lip features, generated against real.
         sync: The frozen expert's term, as `sync_form` says.
@@ -190,7 +194,7 @@ class GeneratorLosses(_Strict):
         mouth_gain: Additional weight of the mouth region in the reconstruction.
     """
 
-    reconstruction: Schedule = 1.0
+    reconstruction: Schedule | Literal["remainder"] = 1.0
     edges: Schedule = 0.0
     features: Schedule = 0.0
     sync: Schedule = 0.0
@@ -201,13 +205,18 @@ class GeneratorLosses(_Strict):
 
 
 class SyncTerm(_Strict):
-    """`contrastive`: own sound against other moments of it. `bce`: equation 3. Crops are roughened before judging."""
+    """`contrastive`: own sound against other moments of it. `bce`: equation 3. Crops are roughened before judging.
+
+    With `starts_below` the term waits until a validation's sync loss (equation 3) is below that, as in the published
+    training (0.75); its schedule counts from there.
+    """
 
     form: Literal["contrastive", "bce"] = "contrastive"
     temperature: float = Field(default=0.07, gt=0)
     jitter_pixels: int = Field(default=2, ge=0)
     noise: float = Field(default=0.02, ge=0)
     blur: Share = 0.3
+    starts_below: float | None = Field(default=None, gt=0)
 
 
 class CriticRecipe(_Strict):

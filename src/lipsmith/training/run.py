@@ -1,15 +1,16 @@
-"""A training run's folder: resolved recipe, log, checkpoints; and what every training shares.
+"""A training run's folder: resolved recipe, environment, log, checkpoints; and what every training shares.
 
-`checkpoint.pt` holds everything that a run needs to go on; `best.safetensors` the best weights so far by the held-out
-measure; `log.jsonl` a line per validation.
+`checkpoint.pt` holds everything that a run needs to go on as if it had never stopped; `best.safetensors` the best
+weights so far by the held-out measure; `log.jsonl` a line per validation and per event, drawn in `curves.png` and
+written for TensorBoard under `tensorboard/`; `recipe.json` and `environment.json` what was trained, with what, on what.
 """
 
 import json
 import math
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
+from lipsmith.data.storage import Location
 from lipsmith.errors import DataError, OutputError
+from lipsmith.training.curves import CurveWriter, draw_curves
+from lipsmith.training.environment import describe_environment
 from lipsmith.training.recipe import ExpertRecipe, GeneratorRecipe, OptimiserRecipe
 
 Report = Callable[[int, int, dict[str, float]], None]  # step, steps, latest measures
@@ -44,7 +48,19 @@ class TrainingReport:
 
 @dataclass
 class RunState:
-    """Where a run is."""
+    """Where a run is. All of it is in the checkpoint.
+
+    Attributes:
+        step: Steps done.
+        best_step, best_value, best: The best validation so far.
+        validations_since_best: For `patience`.
+        seconds: Trained so far, over all sessions.
+        sums: Losses since the last validation: name → (sum, count).
+        parts: In how many parts a batch is worked off, see `lipsmith.training.memory`.
+        sync_since: For a sync term that waits: the step at which it was let in.
+        log_bytes: Length of the log; what is beyond it was written after the checkpoint. None in checkpoints of the
+            first version.
+    """
 
     step: int = 0
     best_step: int = 0
@@ -52,6 +68,10 @@ class RunState:
     best: dict[str, float] = field(default_factory=dict)
     validations_since_best: int = 0
     seconds: float = 0.0
+    sums: dict[str, tuple[float, int]] = field(default_factory=dict)
+    parts: int = 1
+    sync_since: int | None = None
+    log_bytes: int | None = None
 
 
 class Run:
@@ -60,68 +80,138 @@ class Run:
     Args:
         folder: Created when absent. When it holds a checkpoint, `resume` must be true.
         recipe: Written to `recipe.json` as resolved.
+        data: The prepared folder, whose digest goes into `environment.json`.
+        resume: Go on from the checkpoint, if there is one.
     """
 
-    def __init__(self, folder: Path, recipe: ExpertRecipe | GeneratorRecipe, *, resume: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        recipe: ExpertRecipe | GeneratorRecipe,
+        *,
+        data: Location | None = None,
+        resume: bool,
+    ) -> None:
         self.folder = folder
+        self.recipe = recipe
         self.state = RunState()
         self._started = time.monotonic()
+        self._curves: CurveWriter | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            if self.checkpoint_path.exists() and not resume:
+                raise OutputError(
+                    f"{folder} already holds a training. Go on with --resume, or name another folder."
+                )
+            (folder / "recipe.json").write_text(recipe.model_dump_json(indent=1))
+            self._describe(data)
+            if not self.checkpoint_path.exists():
+                # Of a run that was ended before its first checkpoint.
+                self.log_path.unlink(missing_ok=True)
         except OSError as error:
             raise OutputError(f"The run folder {folder} cannot be made: {error.strerror}.") from error
-        if self.checkpoint_path.exists() and not resume:
-            raise OutputError(
-                f"{folder} already holds a training. Go on with --resume, or name another folder."
-            )
-        (folder / "recipe.json").write_text(recipe.model_dump_json(indent=1))
 
     @property
     def checkpoint_path(self) -> Path:
         """What a resumed run starts from."""
         return self.folder / "checkpoint.pt"
 
-    def load(self, parts: dict[str, Any]) -> bool:
+    @property
+    def log_path(self) -> Path:
+        """A JSON object a line."""
+        return self.folder / "log.jsonl"
+
+    @property
+    def seconds(self) -> float:
+        """Trained so far, over all sessions."""
+        return self.state.seconds + time.monotonic() - self._started
+
+    @property
+    def checkpoint_is_due(self) -> bool:
+        """Whether the recipe asks for a checkpoint after this step, validation or not."""
+        every = self.recipe.checkpoint_every
+        return every > 0 and self.state.step % every == 0
+
+    def load(self, parts: Mapping[str, Any]) -> bool:
         """Fill modules and optimisers from the checkpoint; False when there is none."""
         if not self.checkpoint_path.exists():
             return False
         try:
             saved = torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError) as error:
-            raise DataError(f"The checkpoint {self.checkpoint_path} cannot be read: {error}.") from error
-        for name, part in parts.items():
-            part.load_state_dict(saved["parts"][name])
-        self.state = RunState(**saved["state"])
-        torch.set_rng_state(saved["random"])
+            for name, part in parts.items():
+                part.load_state_dict(saved["parts"][name])
+            known = {entry.name for entry in fields(RunState)}
+            state = {name: value for name, value in saved["state"].items() if name in known}
+            random = saved["random"]
+        except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
+            raise DataError(
+                f"The checkpoint {self.checkpoint_path} cannot be used ({error}). Resume with the recipe that the run "
+                "was begun with, or begin another run."
+            ) from error
+        self.state = RunState(**state)
+        torch.set_rng_state(random)
+        self._forget_later_lines()
         return True
 
-    def save(self, parts: dict[str, Any]) -> None:
-        """Write the checkpoint, whole or not at all."""
+    def save(self, parts: Mapping[str, Any]) -> None:
+        """Write the checkpoint, whole or not at all.
+
+        Raises:
+            OutputError: It cannot be written; the one before stays.
+        """
         now = time.monotonic()
         self.state.seconds += now - self._started
         self._started = now
         partial = self.checkpoint_path.with_suffix(".partial")
-        torch.save(
-            {
-                "parts": {name: part.state_dict() for name, part in parts.items()},
-                "state": dict(self.state.__dict__),
-                "random": torch.get_rng_state(),
-            },
-            partial,
-        )
-        os.replace(partial, self.checkpoint_path)  # noqa: PTH105
+        try:
+            self.state.log_bytes = self.log_path.stat().st_size if self.log_path.exists() else 0
+            torch.save(
+                {
+                    "parts": {name: part.state_dict() for name, part in parts.items()},
+                    "state": dict(self.state.__dict__),
+                    "random": torch.get_rng_state(),
+                },
+                partial,
+            )
+            os.replace(partial, self.checkpoint_path)  # noqa: PTH105
+        except (OSError, RuntimeError) as error:  # PyTorch reports a full disk as the latter
+            partial.unlink(missing_ok=True)
+            raise OutputError(
+                f"The checkpoint of step {self.state.step} cannot be written to {self.folder} "
+                f"({str(error).splitlines()[0]}). The one before is whole: make room, and go on with --resume."
+            ) from error
 
-    def log(self, measures: dict[str, float]) -> None:
-        """Add a line to the log."""
-        with (self.folder / "log.jsonl").open("a") as file:
-            rounded = {name: round(value, 5) for name, value in measures.items()}
-            file.write(json.dumps({"step": self.state.step, **rounded}) + "\n")
+    def add(self, losses: Mapping[str, float]) -> None:
+        """Count a step's losses in the means of the next line of the log."""
+        for name, value in losses.items():
+            total, count = self.state.sums.get(name, (0.0, 0))
+            self.state.sums[name] = (total + value, count + 1)
+
+    def take_means(self) -> dict[str, float]:
+        """The means of what was added since the last time, by name."""
+        means = {name: total / count for name, (total, count) in self.state.sums.items()}
+        self.state.sums = {}
+        return means
+
+    def log(self, measures: Mapping[str, float]) -> None:
+        """Add a line of measures to the log, with the time so far, and draw the curves anew."""
+        rounded = {name: round(value, 5) for name, value in measures.items()}
+        self._write({"step": self.state.step, **rounded, "seconds": round(self.seconds, 1)})
+        if self._curves is None:
+            self._curves = CurveWriter(self.folder / "tensorboard", self.state.step)
+        self._curves.write(self.state.step, measures)
+        draw_curves(self.log_path, self.folder / "curves.png", self.recipe.name)
+
+    def note(self, event: str) -> None:
+        """Add a sentence about something unusual to the log."""
+        self._write({"step": self.state.step, "event": event})
 
     def judge(
-        self, value: float, measures: dict[str, float], model: nn.Module, metadata: dict[str, str]
+        self, value: float, measures: Mapping[str, float], model: nn.Module, metadata: dict[str, str]
     ) -> None:
         """Keep `model` as the best when `value`, which grows with quality, is the highest so far."""
-        if value > self.state.best_value:
+        value = -math.inf if math.isnan(value) else value  # clips too short to be judged
+        if value > self.state.best_value or not self.state.best_step:
             self.state.best_value, self.state.best_step, self.state.best = (
                 value,
                 self.state.step,
@@ -139,12 +229,39 @@ class Run:
             self.folder, state.step, state.best_step, state.best, state.seconds, stopped_early, skipped or {}
         )
 
+    def _write(self, line: dict[str, Any]) -> None:
+        try:
+            with self.log_path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise OutputError(f"{self.log_path} cannot be written: {error.strerror}.") from error
+
+    def _describe(self, data: Location | None) -> None:
+        """Add this session to those in `environment.json`."""
+        path = self.folder / "environment.json"
+        resumes = self.checkpoint_path.exists() and path.exists()
+        sessions = json.loads(path.read_text()) if resumes else []
+        sessions.append(describe_environment(data))
+        path.write_text(json.dumps(sessions, indent=1) + "\n")
+
+    def _forget_later_lines(self) -> None:
+        """Cut off what the log says of steps after the checkpoint: they are made again."""
+        length = self.state.log_bytes
+        if length is None or not self.log_path.exists() or self.log_path.stat().st_size <= length:
+            return
+        with self.log_path.open("r+b") as file:
+            file.truncate(length)
+
 
 def save_weights(model: nn.Module, path: Path, metadata: dict[str, str]) -> None:
     """Write a module's state dict as safetensors, whole or not at all."""
     partial = path.with_suffix(".partial")
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, partial, metadata)
-    os.replace(partial, path)  # noqa: PTH105
+    try:
+        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, partial, metadata)
+        os.replace(partial, path)  # noqa: PTH105
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(f"The weights {path} cannot be written: {error.strerror or error}.") from error
 
 
 def make_optimiser(model: nn.Module, recipe: OptimiserRecipe) -> Optimizer:

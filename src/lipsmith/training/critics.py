@@ -1,0 +1,121 @@
+"""Discriminators that learn along with the generator; each is one part of a run with its optimiser.
+
+A critic answers two questions about a batch, or some rows of it: what the generator is to make small (`term`), and what
+the critic itself is to make small (`loss`). Who asks, adds up gradients and takes the steps.
+"""
+
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from lipsmith.models.quality import PatchDiscriminator, VisualQualityDiscriminator
+from lipsmith.training.batch import StepTensors
+from lipsmith.training.losses import (
+    adversarial_loss,
+    discriminator_fake_loss,
+    discriminator_real_loss,
+    hinge_discriminator_loss,
+)
+from lipsmith.training.recipe import CriticRecipe, GeneratorRecipe
+from lipsmith.training.regions import moving_mask
+
+
+class Critic(Protocol):
+    """A discriminator and its optimiser."""
+
+    model: nn.Module
+    optimiser: Optimizer
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a checkpoint needs."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The other way."""
+        ...
+
+    def term(self, batch: StepTensors, generated: Tensor) -> Tensor:
+        """What the generator is to make small."""
+        ...
+
+    def loss(self, batch: StepTensors, generated: Tensor) -> Tensor:
+        """What the discriminator is to make small; `generated` is without gradient."""
+        ...
+
+
+class _CriticBase:
+    def __init__(self, model: nn.Module, recipe: CriticRecipe) -> None:
+        self.model = model
+        self.optimiser: Optimizer = Adam(model.parameters(), lr=recipe.learning_rate, betas=recipe.betas)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+
+
+class QualityCritic(_CriticBase):
+    """The visual quality discriminator and its cross-entropy (paper, 3.5, equations 4 and 5)."""
+
+    def __init__(self, recipe: GeneratorRecipe) -> None:
+        super().__init__(
+            VisualQualityDiscriminator(recipe.critic.width, recipe.model.face_size), recipe.critic
+        )
+
+    def term(self, batch: StepTensors, generated: Tensor) -> Tensor:
+        """See `Critic`."""
+        return adversarial_loss(self._score(generated))
+
+    def loss(self, batch: StepTensors, generated: Tensor) -> Tensor:
+        """See `Critic`."""
+        real = discriminator_real_loss(self._score(batch.targets))
+        return (real + discriminator_fake_loss(self._score(generated))) / 2
+
+    def _score(self, faces: Tensor) -> Tensor:
+        return self.model(faces.transpose(1, 2))  # (B, T, 3, S, S) → (B, 3, T, S, S)
+
+
+class PatchCritic(_CriticBase):
+    """Patches of the moving part of the face, by hinge; and its features, generated against real."""
+
+    def __init__(self, recipe: GeneratorRecipe) -> None:
+        super().__init__(PatchDiscriminator(recipe.critic.width), recipe.critic)
+        self.features = recipe.critic.features
+        size = recipe.model.face_size
+        self.importance = F.interpolate(
+            moving_mask(size)[..., size // 2 :, :], (size // 8, size // 4), mode="area"
+        )
+
+    def term(self, batch: StepTensors, generated: Tensor) -> Tensor:
+        """See `Critic`."""
+        importance = self.importance.to(generated.device)
+        scores, features = self._score(generated, batch.references)
+        loss = -(scores.float() * importance).mean() / importance.mean()
+        own = (~batch.foreign).repeat_interleave(generated.shape[1])
+        if self.features > 0 and own.any():
+            with torch.no_grad():
+                _, wanted = self._score(batch.targets, batch.references)
+            differences = [
+                F.l1_loss(a[own].float(), b[own].float()) for a, b in zip(features, wanted, strict=True)
+            ]
+            loss = loss + self.features * torch.stack(differences).mean()
+        return loss
+
+    def loss(self, batch: StepTensors, generated: Tensor) -> Tensor:
+        """See `Critic`."""
+        real, _ = self._score(batch.targets, batch.references)
+        made, _ = self._score(generated, batch.references)
+        return hinge_discriminator_loss(real, made, self.importance.to(made.device))
+
+    def _score(self, faces: Tensor, references: Tensor) -> tuple[Tensor, list[Tensor]]:
+        return self.model(faces.flatten(0, 1), references.flatten(0, 1))
+
+
+def make_critic(recipe: GeneratorRecipe) -> Critic:
+    """The untrained critic of the form that the recipe asks for."""
+    return QualityCritic(recipe) if recipe.critic.form == "paper" else PatchCritic(recipe)

@@ -1,0 +1,40 @@
+"""Which parts of a face crop the losses care for, and what the expert is shown of it."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+EXPERT_FACE_SIZE = 96
+"""Side of the faces whose lower halves, 48 × 96, an expert is trained on."""
+
+
+def _ellipse(size: int, row: float, half_rows: float, half_columns: float) -> Tensor:
+    """A soft ellipse on the middle column, (1, 1, S, S), 1 inside; positions are shares of the face crop's side."""
+    rows = (torch.arange(size) + 0.5).view(-1, 1) / size
+    columns = (torch.arange(size) + 0.5).view(1, -1) / size
+    distance = (((rows - row) / half_rows) ** 2 + ((columns - 0.5) / half_columns) ** 2).sqrt()
+    return torch.sigmoid((1 - distance) * 12).view(1, 1, size, size)
+
+
+def mouth_mask(size: int) -> Tensor:
+    """Where the mouth is in a face crop (centre at 70 % of the height), (1, 1, S, S), soft, 0 to 1."""
+    return _ellipse(size, 0.71, 0.17, 0.27)
+
+
+def moving_mask(size: int) -> Tensor:
+    """Where speech moves a face: mouth, chin and the jaw's line, (1, 1, S, S), soft, 0 to 1."""
+    return _ellipse(size, 0.77, 0.28, 0.36)
+
+
+def faces_for_expert(faces: Tensor) -> Tensor:
+    """(…, 3, S, S) → (…, 3, 96, 96), with gradient: experts look at one size, generators paint several."""
+    if faces.shape[-1] == EXPERT_FACE_SIZE:
+        return faces
+    flat = faces.reshape(-1, *faces.shape[-3:])
+    side = (EXPERT_FACE_SIZE, EXPERT_FACE_SIZE)
+    return F.interpolate(flat, side, mode="bilinear", antialias=True).unflatten(0, faces.shape[:-3])
+
+
+def edges(faces: Tensor) -> tuple[Tensor, Tensor]:
+    """Differences of neighbouring pixels of (…, H, W): down and across."""
+    return faces[..., 1:, :] - faces[..., :-1, :], faces[..., :, 1:] - faces[..., :, :-1]
