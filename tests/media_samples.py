@@ -146,8 +146,8 @@ def _sound_packets(stream, seconds, rate, start, hole):  # type: ignore[no-untyp
     packets = []
     for first in range(0, len(samples), 1024):
         piece = samples[first : first + 1024]
-        data = np.repeat(piece[None], layout.nb_channels, axis=0)
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(data), format="fltp", layout=layout.name)
+        data = np.repeat(piece, layout.nb_channels)[None]
+        frame = av.AudioFrame.from_ndarray(data, format="flt", layout=layout.name)
         frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
         frame.pts = first + round(start * rate)
         for converted in av.AudioResampler(format=kind, layout=layout, rate=rate).resample(frame):

@@ -78,6 +78,7 @@ def test_matroska_keeps_milliseconds(tmp_path: Path) -> None:
         ("s.wav", "pcm_s24le", 44_100, "stereo", 44_100),
         ("s.mp3", "libmp3lame", 22_050, "stereo", 22_050),
         ("s.flac", "flac", 192_000, "5.1", 48_000),
+        ("s.wav", "pcm_s16le", 48_000, "7.1", 48_000),
     ],
 )
 def test_sound_stays_in_time_at_its_own_rate_and_channels(
@@ -88,9 +89,25 @@ def test_sound_stays_in_time_at_its_own_rate_and_channels(
     audio = probe(path).audio
     assert audio is not None
     assert (audio.sample_rate, audio.codec) == (kept_rate, "aac")
-    assert audio.channels == {"mono": 1, "stereo": 2, "5.1": 6}[layout]
+    assert audio.channels == {"mono": 1, "stereo": 2, "5.1": 6, "7.1": 8}[layout]
     samples = read_samples(path, origin=first_frame_time(path))
     assert beep_times(samples) == pytest.approx([0, 1, 2, 3], abs=0.004)
+
+
+def test_channels_stay_in_their_places(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "left.wav"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=16_000, layout="stereo")
+        tone = np.round(8000 * np.sin(np.arange(16_000) / 5)).astype(np.int16)
+        both = np.stack([tone, np.zeros_like(tone)], axis=1).reshape(1, -1)  # left, right, left, …
+        frame = av.AudioFrame.from_ndarray(both, format="s16", layout="stereo")
+        frame.sample_rate, frame.pts = 16_000, 0
+        container.mux(stream.encode(frame))
+    path = write(tmp_path / "out.mp4", at_rate(PAL, 25), audio=tmp_path / "left.wav")
+    with av.open(str(path)) as container:
+        decoded = np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1)
+    left, right = np.sqrt(np.mean(decoded[:, 2000:14_000] ** 2, axis=1))
+    assert left == pytest.approx(8000 / 32_768 / np.sqrt(2), rel=0.02)
+    assert right < 0.001
 
 
 @pytest.mark.parametrize("seconds", [Fraction(5, 2), Fraction(3), Fraction(4), Fraction(29_029, 10_000)])

@@ -112,7 +112,7 @@ def read_sample_blocks(path: Clip, *, origin: Fraction | None = None) -> Iterato
         InputError: not media, no sound, no samples, or cut short.
     """
     # 16 bits: the mix to mono is then normalised and never clips, and 16 kHz mono wav comes back exactly.
-    for block in sound_blocks(path, rate=SAMPLE_RATE_HZ, layout="mono", sample_format="s16p", origin=origin):
+    for block in sound_blocks(path, rate=SAMPLE_RATE_HZ, layout="mono", sample_format="s16", origin=origin):
         yield block[0].astype(np.float32) / np.float32(32768)
 
 

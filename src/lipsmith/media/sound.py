@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 # Time stamps in whole milliseconds jitter by less; a lost packet of any usual codec is at least half of it.
 GAP_SECONDS = Fraction(1, 25)
 _SILENCE_BLOCK = 1 << 16
+# PyAV looks for a frame's planes until a null pointer, which from eight planes on is not there: it crashes.
+_MOST_PLANES = 7
 
 
 def sound_blocks(
@@ -42,7 +44,7 @@ def sound_blocks(
         path: A sound file, or a video with sound.
         rate: Samples a second to give.
         layout: FFmpeg's name of the channel layout to give ("mono", "stereo", …).
-        sample_format: A planar one of FFmpeg's ("s16p", "fltp").
+        sample_format: A packed one of FFmpeg's ("s16", "flt").
         origin: Time, in seconds on the container's clock, of sample 0: silence is put before a sound that
             starts later, and what comes earlier is dropped. None: the sound's own start.
 
@@ -90,14 +92,12 @@ def _placed(
     restarts = Fraction(0)  # sum of the clock's jumps
     written = 0  # samples given, counted from the origin
     skip = 0  # samples of the current run that lie before what is already written
-    silence: NDArray | None = None
 
     def resampled(frame: av.AudioFrame | None) -> Iterator[NDArray]:
-        nonlocal written, skip, silence
+        nonlocal written, skip
         assert resampler is not None
         for piece in resampler.resample(frame):
-            samples = piece.to_ndarray()
-            silence = np.zeros_like(samples[:, :1]) if silence is None else silence
+            samples = piece.to_ndarray().reshape(piece.samples, -1).T
             dropped = min(skip, samples.shape[1])
             skip -= dropped
             written += samples.shape[1] - dropped
@@ -152,7 +152,8 @@ def _without_padding(frames: Iterator[Frames], exact: bool) -> Iterator[av.Audio
             last = frame
     if last is None:
         return
-    if exact and last.duration and last.time_base:
+    num_planes = last.layout.nb_channels if last.format.is_planar else 1
+    if exact and last.duration and last.time_base and num_planes <= _MOST_PLANES:
         samples = round(last.duration * last.time_base * last.sample_rate)
         if 0 < samples < last.samples:
             data: NDArray = last.to_ndarray()  # (channels, n), or (1, n · channels) when interleaved
@@ -166,4 +167,4 @@ def _without_padding(frames: Iterator[Frames], exact: bool) -> Iterator[av.Audio
 
 def _silence(num_samples: int, layout: str, sample_format: str) -> NDArray:
     channels = av.AudioLayout(layout).nb_channels
-    return np.zeros((channels, num_samples), np.int16 if sample_format == "s16p" else np.float32)
+    return np.zeros((channels, num_samples), np.int16 if sample_format == "s16" else np.float32)

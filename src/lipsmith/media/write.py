@@ -284,7 +284,7 @@ class _Soundtrack:
         self._stream = container.add_stream("aac", rate=self._rate)
         self._stream.layout = self._layout
         self._stream.bit_rate = (96_000 if self._rate >= 32_000 else 64_000) * min(channels, 8)
-        self._blocks = sound_blocks(path, rate=self._rate, layout=self._layout, sample_format="fltp")
+        self._blocks = sound_blocks(path, rate=self._rate, layout=self._layout, sample_format="flt")
         self._end = None if duration is None else round(duration * self._rate)  # in samples
         self._num_written = 0
         self._first: NDArray | None = next(self._blocks)  # fails here, before any frame is made, or never
@@ -319,9 +319,8 @@ class _Soundtrack:
         return block[:, :missing]
 
     def _encode(self, block: NDArray) -> None:
-        frame = av.AudioFrame.from_ndarray(
-            np.ascontiguousarray(block, np.float32), format="fltp", layout=self._layout
-        )
+        packed = np.ascontiguousarray(block.T, np.float32).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(packed, format="flt", layout=self._layout)
         frame.sample_rate = self._rate
         frame.pts, frame.time_base = self._num_written, Fraction(1, self._rate)
         self._num_written += block.shape[1]
