@@ -112,6 +112,20 @@ def test_tag_alone_is_reported_as_such(make_video):
     assert "Content Credentials: none. They may have been removed" in inspection.to_text()
 
 
+def test_a_name_is_only_a_name(make_video, monkeypatch):
+    video = make_video("a:b.mp4", tagged=True)
+    monkeypatch.chdir(video.parent)
+    assert inspect("a:b.mp4").model == "default"
+
+
+def test_tags_of_another_encoding_do_not_hide_the_mark(make_video):
+    video = make_video("latin.mp4", tagged=True)
+    data = video.read_bytes()
+    assert data.count(b"The person shown") == 1
+    video.write_bytes(data.replace(b"The person shown", b"The p\xe9rson shown"))
+    assert inspect(video).model == "default"
+
+
 def test_manifest_alone_is_reported_as_such(make_video, record):
     video = make_video("output.mp4")
     sign(video, record, parent=make_video("source.mp4"))
@@ -191,14 +205,17 @@ def test_stale_sidecar_is_reported_as_tampered(make_video, record):
     assert inspect(video).credentials.state is CredentialsState.TAMPERED
 
 
-def test_what_cannot_be_inspected_is_an_input_error(tmp_path):
+def test_what_cannot_be_inspected_is_an_input_error(make_video, tmp_path):
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("hello")
+    make_video("other.mp4", tagged=True)
+    (tmp_path / "playlist.txt").write_text("ffconcat version 1.0\nfile other.mp4\n")
     for name, message in [
-        ("nowhere.mp4", "does not exist"),
-        ("", "is not a file"),
+        ("nowhere.mp4", "There is no file"),
+        ("", "is a folder"),
         ("empty.mp4", "is empty"),
         ("text.mp4", "is not a video, sound or image"),
+        ("playlist.txt", "is not a video, sound or image"),
     ]:
         with pytest.raises(InputError, match=message):
             inspect(tmp_path / name)

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lipsmith.errors import InputError
 from lipsmith.provenance.record import DIGITAL_SOURCE_TYPE, SOFTWARE_NAME, SyncRecord
 
 SYNTHETIC_TAG = "synthetic"
@@ -52,10 +51,7 @@ def parse_container_tags(tags: Mapping[str, str]) -> ContainerMark | None:
 
 def read_container_tags(path: Path) -> dict[str, str]:
     """The file's own metadata, names in small letters. Raises InputError when the file is no media file."""
-    import av
+    from lipsmith.media.container import open_input
 
-    try:
-        with av.open(str(path)) as container:
-            return {name.lower(): value for name, value in container.metadata.items()}
-    except (av.error.FFmpegError, ValueError) as error:
-        raise InputError(f"{path} is not a video, sound or image that can be read.") from error
+    with open_input(path) as container:
+        return {name.lower(): value for name, value in container.metadata.items()}

@@ -7,7 +7,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from lipsmith.errors import InputError, ProvenanceError
+from lipsmith.errors import ProvenanceError
+from lipsmith.media.container import require_file
 from lipsmith.provenance.container import ContainerMark, parse_container_tags, read_container_tags
 from lipsmith.provenance.content_credentials import (
     READING_SETTINGS,
@@ -225,17 +226,7 @@ def inspect(
     a network. Raises InputError when the file is missing or no media, ProvenanceError when the anchors
     cannot be read.
     """
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path} does not exist.")
-    if not path.is_file():
-        raise InputError(f"{path} is not a file.")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty.")
-    try:
-        path.open("rb").close()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    path = require_file(path)
     container = parse_container_tags(read_container_tags(path))
     return Inspection(path, _read_credentials(path, trust_anchors, identity_folder), container)
 
