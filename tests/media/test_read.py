@@ -21,7 +21,15 @@ from lipsmith.media.read import (
     read_samples,
 )
 
-from ..media_samples import beep_times, beeping_samples, frame_number, make_clip, make_sound, truncate
+from ..media_samples import (
+    beep_times,
+    beeping_samples,
+    frame_number,
+    make_clip,
+    make_sound,
+    numbered_image,
+    truncate,
+)
 
 NTSC = Fraction(30_000, 1001)
 VARIABLE = [Fraction(ticks, 90_000) for ticks in (0, 3000, 9000, 9100, 30_000, 90_000, 93_003)]
@@ -432,6 +440,26 @@ def test_a_matroska_file_whose_data_end_early(tmp_path: Path) -> None:
     clip = truncate(make_clip(tmp_path / "clip.mkv", num_frames=100, sound_seconds=4.0), 0.5)
     with pytest.raises(InputError, match=r"is cut short: its data ends at [12]\.\d\d s"):
         list(read_frames(clip))
+
+
+def test_subtitles_may_outlast_the_picture(tmp_path: Path) -> None:
+    path = tmp_path / "subtitled.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        words = container.add_mux_stream("subrip")
+        for number in range(50):
+            frame = av.VideoFrame.from_ndarray(numbered_image(number, 64, 48), format="bgr24")
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+        packet = av.Packet(b"The end")
+        packet.stream, packet.time_base = words, Fraction(1, 1000)
+        packet.pts = packet.dts = 1000
+        packet.duration = 20_000
+        container.mux(packet)
+    assert probe(path).duration == 21
+    assert len(list(read_frames(path))) == 50
 
 
 def test_ffmpeg_is_silent_on_bad_input(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """What `VideoWriter` writes comes back unchanged, and what fails leaves nothing behind."""
 
+import os
 import resource
 import subprocess
 import sys
@@ -120,6 +121,23 @@ def test_duration_cuts_or_fills_the_sound(tmp_path: Path, seconds: Fraction) -> 
     assert abs(audio.duration - seconds) <= Fraction(1, 44_100)
     assert abs(len(read_samples(path)) - seconds * 16_000) <= 1
     assert len(beep_times(read_samples(path))) == min(3, -(-seconds // 1))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="/proc lists the open files")
+def test_the_sound_file_is_closed_with_the_output(tmp_path: Path) -> None:
+    sound = make_sound(tmp_path / "s.wav", 3.0, sound_codec="pcm_s16le")
+    writer = VideoWriter(
+        tmp_path / "out.mp4", width=96, height=64, rate=PAL, audio=sound, duration=Fraction(1)
+    )
+    writer.write(numbered_image(0, 96, 64), Fraction(0))
+    assert sound in open_files()
+    writer.close()
+    assert sound not in open_files()
+
+
+def open_files() -> list[Path]:
+    links = Path("/proc/self/fd").iterdir()
+    return [link.readlink() for link in links if os.path.lexists(link)]
 
 
 def test_without_a_duration_all_of_the_sound_is_kept(tmp_path: Path) -> None:

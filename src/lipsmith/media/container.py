@@ -184,7 +184,7 @@ def decode(
         InputError: the file ends long before its declared duration, or nothing in the stream can be decoded.
     """
     kind: Literal["picture", "sound"] = "picture" if stream.type == "video" else "sound"
-    others = [s for s in (*container.streams.video, *container.streams.audio) if s.time_base]
+    timed = [s for s in container.streams if s.time_base]  # all, as any of them may be the one that ends last
     num_frames = num_damaged = 0
     end = Fraction(0)
     # An AVI numbers its packets in the order of decoding and says nothing of the order of presentation, which FFmpeg
@@ -192,7 +192,7 @@ def decode(
     unordered = kind == "picture" and container.format.name == "avi"
     due: deque[int] = deque()
     try:
-        for packet in container.demux(others):
+        for packet in container.demux(timed):
             if packet.pts is not None:
                 end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
             if packet.stream.index != stream.index:  # (`stream_index` is 0 in all last packets)

@@ -299,6 +299,7 @@ class _Soundtrack:
             self._encode(block)
         if target is None:
             self._container.mux(self._stream.encode(None))
+            self.close()
 
     def close(self) -> None:
         """Close the source file."""
