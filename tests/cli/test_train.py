@@ -89,6 +89,21 @@ def test_from_clips_to_weights(run: Command, drawn: Path, media: Path, tmp_path:
     assert found["num_clips"] == len((copy / "index.jsonl").read_text().splitlines())
 
 
+def test_doctor_looks_and_changes_nothing_unless_asked(run: Command, drawn: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(drawn, copy)
+    before = (copy / "index.jsonl").read_text()
+    done = run("doctor", copy, "--min-sharpness", 1)  # drawn clips have 0 in the index
+    assert done.code == 0 and "6 would be left out" in done.out, done.err
+    assert "0 long enough to measure: 0 kept, 0 shifted, 6 left out" in done.err
+    names = sorted(path.name for path in (copy / "doctor").iterdir())
+    assert names == ["doctor.csv", "doctor.json", "doctor.png"]
+    assert (copy / "index.jsonl").read_text() == before
+    report = json.loads(run("doctor", copy, "--min-sharpness", 1, "--correct", "--json").out)
+    assert report["drop"] == {"not sharp": 6}
+    assert (copy / "index.jsonl").read_text().count('"excluded": "not sharp"') == 6
+
+
 @pytest.mark.parametrize(
     ("recipe", "data", "code", "words"),
     [

@@ -13,7 +13,7 @@ from lipsmith.cli import failures
 from lipsmith.cli.demo import demo
 from lipsmith.cli.inspect import inspect
 from lipsmith.cli.sync import sync
-from lipsmith.cli.train import export, offsets, prepare, train
+from lipsmith.cli.train import doctor, export, offsets, prepare, train
 from lipsmith.cli.weights import weights
 
 app = typer.Typer(
@@ -26,7 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for command in (sync, demo, prepare, train, offsets, export, inspect):
+for command in (sync, demo, prepare, train, doctor, offsets, export, inspect):
     app.command()(failures.told_in_one_sentence(command))
 app.add_typer(weights, name="weights")
 

@@ -192,6 +192,68 @@ def offsets(
     )
 
 
+def doctor(
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Folder that `lipsmith prepare` wrote.", show_default=False)
+    ],
+    expert: Annotated[
+        Path | None,
+        typer.Option(
+            "--expert", help="A trained expert, a run folder or a file; without one sync is left out."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Folder of doctor.json, .csv and .png.", show_default="DATA/doctor"
+        ),
+    ] = None,
+    correct: Annotated[
+        bool, typer.Option("--correct", help="Write offsets and what is to be left out into the index.")
+    ] = False,
+    min_confidence: Annotated[
+        float, typer.Option("--min-confidence", help="Least confidence of the expert in a clip's offset.")
+    ] = 0.1,
+    max_offset: Annotated[
+        int, typer.Option("--max-offset", min=0, help="Frames; what is further out of sync is left out.")
+    ] = 7,
+    min_speech: Annotated[
+        float,
+        typer.Option("--min-speech", min=0, max=1, help="Least share of a clip in which somebody speaks."),
+    ] = 0.1,
+    min_sharpness: Annotated[
+        float, typer.Option("--min-sharpness", min=0, help="Least sharpness, as in the index.")
+    ] = 0,
+    as_json: JsonReport = False,
+) -> None:
+    """Say what is wrong with prepared clips: offsets, sync, speech, sharpness; correct it on request."""
+    from lipsmith.training.doctor import Limits, correct_index, examine, write_report
+    from lipsmith.training.expert import load_expert
+
+    limits = Limits(
+        least_confidence=min_confidence,
+        most_offset_frames=max_offset,
+        least_speech=min_speech,
+        least_sharpness=min_sharpness,
+    )
+    with ProgressBars() as bars:
+        judge = None if expert is None else load_expert(expert)
+        report = examine(data, judge, limits, on_progress=lambda done, total: bars.show("clips", done, total))
+    written = write_report(report, output or data / "doctor")
+    if correct:
+        correct_index(data, report)
+    if as_json:
+        write_json(report.to_dict())
+    else:
+        write_answer(report.in_words())
+    say(
+        f"{len(report.findings)} clips, {report.num_measured} long enough to measure: "
+        f"{len(report.with_verdict('keep'))} kept, {len(report.with_verdict('shift'))} shifted, "
+        f"{len(report.with_verdict('drop'))} left out. See {written[-1]}."
+    )
+    say("The index was brought up to date." if correct else "Nothing was changed: --correct does that.")
+
+
 class Precision(StrEnum):
     """How the exported generator stores its numbers."""
 
