@@ -16,13 +16,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lipsmith.audio.mel import SILENCE
-from lipsmith.conditioning import ReferenceForm, lower_half, mask_lower_half
+from lipsmith.conditioning import TrainingReference, lower_half, mask_lower_half
 from lipsmith.data.clips import Clip
 from lipsmith.data.samples import Split, expert_windows, load_split
 from lipsmith.errors import DataError, UsageError, WeightsError
@@ -72,7 +72,7 @@ class OpenGenerator:
 
     network: FaceGenerator
     lead_seconds: Fraction = Fraction(0)
-    reference: ReferenceForm = "frame"
+    reference: TrainingReference = "frame"
 
     def repaint(self, faces: Faces, windows: FloatArray, references: Faces | None = None) -> Faces:
         """Faces (T, S, S, 3) of one shot saying `windows` (T, 1, 80, 16), with inference's references by default."""
@@ -428,11 +428,11 @@ class _TrainedGenerator:
     def __init__(self, path: Path, metadata: dict[str, str]) -> None:
         from safetensors.torch import load_file
 
-        from lipsmith.models.wav2lip import GENERATORS
+        from lipsmith.models.generators import build_generator
 
         self.face_size = int(metadata["face_size"])
         form = metadata.get("architecture", "wav2lip")
-        self._network = GENERATORS[form](float(metadata["width"]), self.face_size)
+        self._network = build_generator(form, float(metadata["width"]), self.face_size)
         self._network.load_state_dict(load_file(path))
         self._network.eval()
 
@@ -464,8 +464,10 @@ def _open_trained(path: Path) -> OpenGenerator | None:
         return None  # `weights.resolve` says what such a file is
     if not {"face_size", "width", "lead_seconds"} <= metadata.keys():
         return None
-    form: ReferenceForm = "steady" if metadata.get("reference") == "steady" else "frame"
-    return OpenGenerator(_TrainedGenerator(path, metadata), Fraction(metadata["lead_seconds"]), form)
+    forms: tuple[TrainingReference, ...] = get_args(TrainingReference)
+    # Weights of before there were several forms do not name theirs.
+    named: TrainingReference = next((form for form in forms if form == metadata.get("reference")), "frame")
+    return OpenGenerator(_TrainedGenerator(path, metadata), Fraction(metadata["lead_seconds"]), named)
 
 
 def _network_faces(images: Faces) -> FloatArray:

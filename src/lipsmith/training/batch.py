@@ -36,6 +36,15 @@ class StepTensors:
         return len(self.targets)
 
 
+def middle_frames(faces: Tensor, window_frames: int) -> Tensor:
+    """The middle frames of all windows of `window_frames` (T_v) frames: (B, T, 3, S, S) → (B, T − T_v + 1, 3, S, S).
+
+    The first of `sync_windows` are the windows' sounds, and their middle is this frame's time.
+    """
+    first = (window_frames - 1) // 2
+    return faces[:, first : first + faces.shape[1] - window_frames + 1]
+
+
 def generate_faces(generator: nn.Module, targets: Tensor, references: Tensor, windows: Tensor) -> Tensor:
     """Run the generator on B stretches of T frames: (B, T, 3, S, S) ×2 and (B, T, 1, 80, 16) → (B, T, 3, S, S)."""
     faces = torch.cat([mask_lower_half(targets), references], dim=2).flatten(0, 1)

@@ -11,10 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from lipsmith.models.lipgan import LipGanDiscriminator
 from lipsmith.models.quality import PatchDiscriminator, VisualQualityDiscriminator
-from lipsmith.training.batch import StepTensors
+from lipsmith.training.batch import StepTensors, middle_frames
 from lipsmith.training.losses import (
     adversarial_loss,
+    contrastive_distance_loss,
     discriminator_fake_loss,
     discriminator_real_loss,
     hinge_discriminator_loss,
@@ -23,10 +25,9 @@ from lipsmith.training.recipe import CriticRecipe, GeneratorRecipe
 from lipsmith.training.regions import moving_mask
 
 
-class Critic(Protocol):
-    """A discriminator and its optimiser."""
+class Learner(Protocol):
+    """A network that learns beside the generator, and its optimiser."""
 
-    model: nn.Module
     optimiser: Optimizer
 
     def state_dict(self) -> dict[str, Any]:
@@ -37,12 +38,18 @@ class Critic(Protocol):
         """The other way."""
         ...
 
-    def term(self, batch: StepTensors, generated: Tensor) -> Tensor:
-        """What the generator is to make small."""
+    def loss(self, batch: StepTensors, generated: Tensor) -> Tensor:
+        """What the network is to make small; `generated` is without gradient."""
         ...
 
-    def loss(self, batch: StepTensors, generated: Tensor) -> Tensor:
-        """What the discriminator is to make small; `generated` is without gradient."""
+
+class Critic(Learner, Protocol):
+    """A discriminator: its judgement is a term of the generator's loss."""
+
+    model: nn.Module
+
+    def term(self, batch: StepTensors, generated: Tensor) -> Tensor:
+        """What the generator is to make small."""
         ...
 
 
@@ -116,6 +123,48 @@ class PatchCritic(_CriticBase):
         return self.model(faces.flatten(0, 1), references.flatten(0, 1))
 
 
-def make_critic(recipe: GeneratorRecipe) -> Critic:
+class LipGanCritic(_CriticBase):
+    """LipGAN's discriminator: how far one face and its sound are apart.
+
+    It is to put real faces near their own sound, and far from the sound of other moments; generated faces are to be far
+    from what they say, and the generator is to bring them near (margin 1).
+
+    Args:
+        recipe: the generator's.
+        window_frames: T_v of the windows that the batches' sounds belong to, in whose middle the face is.
+    """
+
+    def __init__(self, recipe: GeneratorRecipe, window_frames: int) -> None:
+        super().__init__(LipGanDiscriminator(recipe.critic.width, recipe.model.face_size), recipe.critic)
+        self.window_frames = window_frames
+
+    def term(self, batch: StepTensors, generated: Tensor) -> Tensor:
+        """See `Critic`."""
+        faces = middle_frames(generated, self.window_frames)
+        return self._distances(faces, batch.sync_windows[:, : faces.shape[1]]).square().mean()
+
+    def loss(self, batch: StepTensors, generated: Tensor) -> Tensor:
+        """See `Critic`."""
+        made = middle_frames(generated, self.window_frames)
+        real = middle_frames(batch.targets, self.window_frames)
+        count = made.shape[1]
+        own, others = batch.sync_windows[:, :count], batch.sync_windows[:, count:]
+        loss = contrastive_distance_loss(self._distances(made, own), in_sync=False)
+        is_own = ~batch.foreign
+        if is_own.any():
+            drawn = torch.randint(others.shape[1], (count,), device="cpu").tolist()
+            real, heard = real[is_own], others[is_own][:, drawn]
+            in_sync = contrastive_distance_loss(self._distances(real, own[is_own]), in_sync=True)
+            off_sync = contrastive_distance_loss(self._distances(real, heard), in_sync=False)
+            loss = (in_sync + (loss + off_sync) / 2) / 2
+        return loss
+
+    def _distances(self, faces: Tensor, windows: Tensor) -> Tensor:
+        return self.model(windows.flatten(0, 1), faces.flatten(0, 1))
+
+
+def make_critic(recipe: GeneratorRecipe, window_frames: int) -> Critic:
     """The untrained critic of the form that the recipe asks for."""
+    if recipe.critic.form == "lipgan":
+        return LipGanCritic(recipe, window_frames)
     return QualityCritic(recipe) if recipe.critic.form == "paper" else PatchCritic(recipe)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 logger = logging.getLogger(__name__)
 
 _COLUMNS = 3
-_UNDRAWN = ("step", "seconds")
+_UNDRAWN = ("step", "seconds", "skipped")
 
 
 def read_log(path: Path) -> list[dict[str, float]]:

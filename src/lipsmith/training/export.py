@@ -75,7 +75,7 @@ def export_weights(
     network, found = load_network(checkpoint, "generator")
     selection = recipe.data.selection() if recipe else DataSelection(hold_out=0)
     records = _training_records(Path(data), selection) if data is not None else []
-    form = recipe.batch.reference if recipe else "frame"
+    form: ReferenceForm = "steady" if recipe and recipe.batch.reference == "steady" else "frame"
     card = WeightCard(
         name=folder.name,
         kind=found.kind,

@@ -1,6 +1,7 @@
 """Training the generator against an expert, or by other terms (paper, sections 3.4 and 3.5)."""
 
 import copy
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,11 +19,13 @@ from lipsmith.data.samples import ClipSampler, generator_batch, load_split
 from lipsmith.data.storage import Location
 from lipsmith.errors import DataError, OutputError, RecipeError, WeightsError
 from lipsmith.geometry import Image
-from lipsmith.models.wav2lip import GENERATORS, paint_with
+from lipsmith.models.generators import build_generator
+from lipsmith.models.wav2lip import Wav2Lip, paint_with
 from lipsmith.timebase import EXPERT_FRAMES
 from lipsmith.training.batch import StepTensors, generate_faces
-from lipsmith.training.critics import Critic, make_critic
+from lipsmith.training.critics import Critic, Learner, make_critic
 from lipsmith.training.expert import Expert, load_expert
+from lipsmith.training.fine_tuning import FineTunedExpert, weights_metadata
 from lipsmith.training.memory import in_parts
 from lipsmith.training.recipe import GeneratorRecipe, is_ever_on
 from lipsmith.training.run import (
@@ -67,7 +70,7 @@ class GeneratorTraining:
 
     Args:
         recipe: What to train.
-        expert: The judge of the sync and feature terms; frozen.
+        expert: The judge of the sync and feature terms; frozen, unless the recipe fine-tunes it.
         device: Where the networks are put.
     """
 
@@ -75,21 +78,30 @@ class GeneratorTraining:
         self.recipe = recipe
         self.device = device
         self.expert = expert
-        generator = GENERATORS[recipe.model.form](recipe.model.width, recipe.model.face_size)
+        generator = build_generator(recipe.model.form, recipe.model.width, recipe.model.face_size)
         self.generator = generator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = _Average(self.generator, recipe.average_decay)
         self.optimiser = make_optimiser(self.generator, recipe.optimiser)
         self.critic: Critic | None = None
         if is_ever_on(recipe.losses.adversarial):
-            self.critic = make_critic(recipe)
+            self.critic = make_critic(recipe, window_frames(recipe, expert))
             self.critic.model.to(device)
+        self.pupil: FineTunedExpert | None = None
+        if recipe.fine_tune_expert is not None:
+            if expert is None:
+                raise RecipeError(f"The recipe {recipe.name!r} fine-tunes an expert: name one with --expert.")
+            self.pupil = FineTunedExpert(expert, recipe.fine_tune_expert, recipe.sync_term)
         self.terms: tuple[Term, ...] = build_terms(recipe, expert, self.critic)
 
     def begin_with(self, path: Path) -> None:
         """Take over the weights of an earlier stage: a run's folder or a weights file."""
         path = path / "best.safetensors" if path.is_dir() else path
         try:
-            paint_with(self.generator, load_file(path))
+            tensors = load_file(path)
+            if isinstance(self.generator, Wav2Lip):
+                paint_with(self.generator, tensors)
+            else:
+                self.generator.load_state_dict(tensors)
         except (OSError, SafetensorError, RuntimeError) as error:
             raise WeightsError(
                 f"{path} does not hold a generator of the recipe's dimensions ({str(error).splitlines()[0]})."
@@ -106,6 +118,8 @@ class GeneratorTraining:
         }
         if self.critic is not None:
             parts["critic"] = self.critic
+        if self.pupil is not None:
+            parts["expert"] = self.pupil
         return parts
 
     def step(self, run: Run, whole: StepTensors) -> dict[str, float]:
@@ -143,34 +157,43 @@ class GeneratorTraining:
             self.optimiser.step()
         self.average.update(self.generator, step)
         if "adversarial" in values:
-            values["critic"] = self._teach_critic(run, whole, generated)
+            assert self.critic is not None
+            values["critic"] = self._teach(self.critic, run, whole, generated)
+        if self.pupil is not None:
+            values["expert"] = self._teach(self.pupil, run, whole, generated)
         return values
 
     def validate(self, clips: Sequence[Clip]) -> Validation:
         """How the averaged generator does on held-out clips."""
         return validate_generator(self.average.model, self.expert, self.recipe, clips, num_strips=_NUM_STRIPS)
 
-    def _teach_critic(self, run: Run, whole: StepTensors, generated: Tensor) -> float:
-        critic = self.critic
-        assert critic is not None
+    def _teach(self, learner: Learner, run: Run, whole: StepTensors, generated: Tensor) -> float:
+        """One step of a critic or of a fine-tuned expert; its loss."""
 
         def descend(parts: list[slice]) -> float:
-            critic.optimiser.zero_grad(set_to_none=True)
+            learner.optimiser.zero_grad(set_to_none=True)
             total = 0.0
             for part in parts:
                 batch = whole.rows(part).to(self.device)
                 with self._precision():
-                    loss = critic.loss(batch, generated[part]) * (len(batch) / len(whole))
+                    loss = learner.loss(batch, generated[part]) * (len(batch) / len(whole))
                 loss.backward()
                 total += float(loss.detach())
             return total
 
         loss = in_parts(run, len(whole), descend)
-        critic.optimiser.step()
+        learner.optimiser.step()
         return loss
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
+
+
+def window_frames(recipe: GeneratorRecipe, expert: Expert | None) -> int:
+    """T_v of the windows whose sounds a batch holds: the expert's; without one a frame where LipGAN's critic looks."""
+    if expert is not None:
+        return expert.frames
+    return 1 if recipe.critic.form == "lipgan" else EXPERT_FRAMES
 
 
 def _sync_since(run: Run, recipe: GeneratorRecipe) -> int | None:
@@ -225,6 +248,7 @@ def train_generator(
         training.begin_with(initial)
     run = Run(output, recipe, data=data, resume=resume)
     run.load(training.parts)
+    expert_metadata = {} if training.pupil is None or expert_path is None else weights_metadata(expert_path)
     metadata = {
         "kind": "generator",
         "architecture": recipe.model.form,
@@ -255,7 +279,7 @@ def train_generator(
                 reference=settings.reference,
                 faces=recipe.faces.augmentation(),
                 sound=recipe.sound.augmentation(),
-                window_frames=EXPERT_FRAMES if judge is None else judge.frames,
+                window_frames=window_frames(recipe, judge),
                 pool=pool,
             )
             return StepTensors.of(batch)
@@ -268,7 +292,8 @@ def train_generator(
             run.add(values)
             run.state.step += 1
             if run.state.step % recipe.validate_every == 0 or run.state.step == recipe.steps:
-                values = _validate(run, training, held_out, metadata, sum(sampler.skipped.values()))
+                skipped = sum(sampler.skipped.values())
+                values = _validate(run, training, held_out, metadata, expert_metadata, skipped)
                 run.save(training.parts)
                 stopped_early = bool(recipe.patience) and run.state.validations_since_best >= recipe.patience
             elif run.checkpoint_is_due:
@@ -286,6 +311,7 @@ def _validate(
     training: GeneratorTraining,
     clips: Sequence[Clip],
     metadata: dict[str, str],
+    expert_metadata: dict[str, str],
     skipped: int,
 ) -> dict[str, float]:
     """Measure, keep the weights if they are the best, and write the log, the latest weights and film strips."""
@@ -293,11 +319,17 @@ def _validate(
     found = training.validate(clips)
     measures |= found.measures
     threshold = training.recipe.sync_term.starts_below
-    if threshold is not None and run.state.sync_since is None and measures["sync_loss"] < threshold:
+    if (
+        threshold is not None
+        and run.state.sync_since is None
+        and measures.get("sync_loss", math.inf) < threshold
+    ):
         run.state.sync_since = run.state.step
         run.note(f"The held-out sync loss is {measures['sync_loss']:.3f}: the sync term is let in.")
     run.judge(quality(measures), measures, training.average.model, metadata)
     save_weights(training.average.model, run.folder / "last.safetensors", metadata)
+    if training.pupil is not None:
+        save_weights(training.pupil.model, run.folder / "expert.safetensors", expert_metadata)
     if found.samples is not None:
         _write_picture(run.folder / "samples" / f"step_{run.state.step:07d}.png", found.samples)
     run.log({**measures, "skipped": skipped})

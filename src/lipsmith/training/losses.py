@@ -70,6 +70,29 @@ def discriminator_fake_loss(generated_scores: Tensor) -> Tensor:
     return _binary_cross_entropy(generated_scores, torch.zeros_like(generated_scores))
 
 
+def contrastive_distance_loss(distances: Tensor, *, in_sync: bool, margin: float = 1.0) -> Tensor:
+    """LipGAN's loss of distances (…) between embeddings: squared in sync, (margin − distance)₊ squared off sync."""
+    short = distances.float() if in_sync else torch.relu(margin - distances.float())
+    return short.square().mean()
+
+
+def contrast_with_moments(lip: Tensor, sound: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of lips finding their own sound among other moments of it.
+
+    Args:
+        lip: (B, N, D) embeddings of N successive windows, of unit length.
+        sound: (B, M, D), M ≥ N: the first N are the windows' own; the neighbours of a window's own count neither way.
+        temperature: divides the cosines.
+    """
+    count = lip.shape[1]
+    similarity = torch.einsum("bid,bjd->bij", lip, sound) / temperature
+    own = torch.arange(count, device=lip.device)
+    near = (own[:, None] - torch.arange(sound.shape[1], device=lip.device)[None, :]).abs() == 1
+    near[:, count:] = False
+    similarity = similarity.masked_fill(near, float("-inf"))
+    return F.cross_entropy(similarity.flatten(0, 1), own.repeat(lip.shape[0]))
+
+
 def hinge_discriminator_loss(real_scores: Tensor, generated_scores: Tensor, importance: Tensor) -> Tensor:
     """Hinge loss of a discriminator by patches: mean of (1 − real)₊ and (1 + generated)₊, weighted by `importance`."""
     lost = torch.relu(1 - real_scores.float()) + torch.relu(1 + generated_scores.float())

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from lipsmith.conditioning import ReferenceForm
+from lipsmith.conditioning import TrainingReference
 from lipsmith.data.augment import FaceAugmentation, SoundAugmentation
 from lipsmith.data.samples import DataSelection
 from lipsmith.errors import RecipeError
@@ -160,9 +160,9 @@ class ExpertRecipe(_Recipe):
 
 
 class GeneratorModel(_Strict):
-    """Which generator of `lipsmith.models.wav2lip.GENERATORS`, and its dimensions."""
+    """Which generator of `lipsmith.models.generators`, and its dimensions."""
 
-    form: Literal["wav2lip", "wav2lip-warp"] = "wav2lip"
+    form: Literal["wav2lip", "wav2lip-warp", "lipgan", "speech2vid"] = "wav2lip"
     width: float = Field(default=1.0, gt=0)
     face_size: int = 96
 
@@ -177,7 +177,7 @@ class GeneratorBatchRecipe(_Strict):
     silence_share: Share = 0.1
     least_reference_distance: int = Field(default=6, ge=1)
     reference_candidates: int = Field(default=6, ge=1)
-    reference: ReferenceForm = "frame"
+    reference: TrainingReference = "frame"
 
 
 class GeneratorLosses(_Strict):
@@ -220,21 +220,32 @@ class SyncTerm(_Strict):
 
 
 class CriticRecipe(_Strict):
-    """The visual quality discriminator that is trained along when `losses.adversarial` is above 0.
+    """The discriminator that is trained along when `losses.adversarial` is above 0.
 
-    `form: paper` is the published one with its cross-entropy, `patch` scores patches beside the reference, by hinge.
-    `features` is the weight of the difference of its features, generated against real, in the form `patch`.
+    `form: paper` is the published one of visual quality with its cross-entropy, `patch` scores patches beside the
+    reference, by hinge; `lipgan` judges sync, one face at a time, by contrast. `features` is the weight of the
+    difference of its features, generated against real, in the form `patch`.
     """
 
-    form: Literal["paper", "patch"] = "paper"
+    form: Literal["paper", "patch", "lipgan"] = "paper"
     features: float = Field(default=0.0, ge=0)
     width: float = Field(default=0.25, gt=0)
     learning_rate: float = Field(default=1e-4, gt=0)
     betas: tuple[float, float] = (0.5, 0.999)
 
 
+class ExpertFineTuning(_Strict):
+    """The expert learns on with the generator, from real and generated faces, instead of being frozen (paper, table 3).
+
+    The paper advises against it: the expert then looks for what gives generated faces away.
+    """
+
+    learning_rate: float = Field(default=1e-4, gt=0)
+    betas: tuple[float, float] = (0.5, 0.999)
+
+
 class GeneratorRecipe(_Recipe):
-    """Train a generator against a frozen expert."""
+    """Train a generator: against a frozen expert, or as the other terms say."""
 
     task: Literal["generator"]
     lead_seconds: Fraction = Fraction(0)
@@ -244,6 +255,7 @@ class GeneratorRecipe(_Recipe):
     losses: GeneratorLosses = GeneratorLosses()
     sync_term: SyncTerm = SyncTerm()
     critic: CriticRecipe = CriticRecipe()
+    fine_tune_expert: ExpertFineTuning | None = None
     validation_clips: int = Field(default=14, gt=1, description="held-out clips looked at, spread evenly")
     average_decay: float = Field(
         default=0.998, ge=0, lt=1, description="of the averaged weights that are kept"

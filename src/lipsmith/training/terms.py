@@ -19,7 +19,7 @@ from lipsmith.models.dense_expert import DenseLipSyncExpert
 from lipsmith.training.batch import StepTensors
 from lipsmith.training.critics import Critic
 from lipsmith.training.expert import Expert
-from lipsmith.training.losses import expert_sync_loss
+from lipsmith.training.losses import contrast_with_moments, expert_sync_loss
 from lipsmith.training.recipe import GeneratorLosses, GeneratorRecipe, SyncTerm, is_ever_on, value_at
 from lipsmith.training.regions import edges, faces_for_expert, mouth_mask, moving_mask
 
@@ -232,7 +232,7 @@ def roughened_halves(faces: Tensor, term: SyncTerm, generator: torch.Generator) 
 
 
 def sync_loss(expert: Expert, term: SyncTerm, halves: Tensor, windows: Tensor) -> Tensor:
-    """The frozen expert's term for generated lower halves (B, T, 3, S/2, S) and windows (B, M, 1, 80, 16).
+    """The expert's term for generated lower halves (B, T, 3, S/2, S) and windows (B, M, 1, 80, 16).
 
     The first T − T_v + 1 windows belong to the stretch. `contrastive`: the lips of each window are to prefer their own
     sound to the other moments of the same sound; neighbours within one frame are left out.
@@ -240,13 +240,6 @@ def sync_loss(expert: Expert, term: SyncTerm, halves: Tensor, windows: Tensor) -
     lips = expert.embed_lips(halves)
     with torch.no_grad():
         sound = expert.embed_sound(windows)
-    count = lips.shape[1]
     if term.form == "bce":
-        return expert_sync_loss(sound[:, :count], lips)
-    similarity = torch.einsum("bid,bjd->bij", lips, sound) / term.temperature
-    own = torch.arange(count, device=lips.device)
-    others = torch.arange(windows.shape[1], device=lips.device)
-    near = (own[:, None] - others[None, :]).abs() == 1
-    near[:, count:] = False
-    similarity = similarity.masked_fill(near, float("-inf"))
-    return F.cross_entropy(similarity.flatten(0, 1), own.repeat(lips.shape[0]))
+        return expert_sync_loss(sound[:, : lips.shape[1]], lips)
+    return contrast_with_moments(lips, sound, term.temperature)
