@@ -30,7 +30,7 @@ from lipsmith.conditioning import mask_lower_half
 from lipsmith.errors import InputError, NoFaceError, OutputError, UsageError
 from lipsmith.faces.crop import CropRule
 from lipsmith.faces.detect import FaceDetector, resolve_detector
-from lipsmith.faces.track import FaceTracker, primary_boxes
+from lipsmith.faces.track import FaceTracker, primary_box_rows, primary_boxes
 from lipsmith.geometry import Box, Crop, Image
 from lipsmith.media.probe import MediaInfo, VideoStream, probe
 from lipsmith.media.read import Frame, read_frames, read_sample_blocks
@@ -425,12 +425,14 @@ class LipSyncer:
             raise InputError(f"The video stream of {info.path} has no frames; give a video with a picture.")
         with clock.working("track"):
             tracks = tracker.finish()
-            boxes = np.full((len(times), 4), np.nan)
+            boxes = primary_box_rows(tracks, len(times), face)
             heights = []
-            for index, box in enumerate(primary_boxes(tracks, len(times), face)):
-                if box is not None and self._is_visible(box, picture):
-                    boxes[index] = box.left, box.top, box.right, box.bottom
+            for index in np.flatnonzero(~np.isnan(boxes[:, 0])).tolist():
+                box = Box(*boxes[index].tolist())
+                if self._is_visible(box, picture):
                     heights.append(self.crop_rule.crop(box).height)
+                else:
+                    boxes[index] = np.nan
         if not heights:
             raise NoFaceError(_no_face_message(info, len(times), times[-1], face, bool(tracks)))
         height = round(float(np.median(heights)))

@@ -9,7 +9,7 @@ from lipsmith.errors import UsageError
 from lipsmith.faces.crop import CropRule
 from lipsmith.faces.detect import Detection
 from lipsmith.faces.mtcnn import MtcnnDetector
-from lipsmith.faces.track import FaceTrack, FaceTracker, face_box, primary_boxes, smooth
+from lipsmith.faces.track import FaceTrack, FaceTracker, face_box, primary_box_rows, primary_boxes, smooth
 from lipsmith.geometry import Box
 
 from .portrait import portrait, scene
@@ -244,6 +244,13 @@ class TestPrimaryBoxes:
     def test_frames_without_the_face_are_none(self):
         boxes = primary_boxes([_track(0, 0, 3, 4, 50)], 10)
         assert [box is not None for box in boxes] == [False] * 3 + [True] * 4 + [False] * 3
+
+    def test_rows_are_the_boxes_of_the_track_cut_to_the_video(self):
+        track = _track(0, 0, 3, 9, 50)
+        rows = primary_box_rows([track], 10)
+        assert rows.shape == (10, 4)
+        assert np.isnan(rows[:3]).all()
+        np.testing.assert_array_equal(rows[3:], track.boxes[:7])
 
     def test_a_face_that_comes_back_is_the_same_one(self):
         tracks = [_track(0, 0, 0, 30, 80), _track(1, 0, 60, 20, 78, x=130)]

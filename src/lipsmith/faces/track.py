@@ -6,6 +6,7 @@ frame. Between those frames boxes are interpolated, and then smoothed in both di
 they do not lag.
 """
 
+from array import array
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -137,10 +138,18 @@ class _Look:
 
 @dataclass(slots=True)
 class _Course:
-    """A track in the making: the frames in which its face was detected."""
+    """A track in the making: the frames in which its face was detected, in arrays, as a shot may last for hours."""
 
-    frames: list[int]
-    faces: list[_Face]
+    last: _Face
+    frames: "array[int]" = field(default_factory=lambda: array("q"))
+    # Centre x, y, width, height and score in each of them.
+    states: "array[float]" = field(default_factory=lambda: array("d"))
+
+    def add(self, frame: int, face: _Face) -> None:
+        """Go on with `face` in `frame`."""
+        self.last = face
+        self.frames.append(frame)
+        self.states.extend([*face.box.center, face.box.width, face.box.height, face.score])
 
 
 @dataclass
@@ -279,8 +288,8 @@ class FaceTracker:
             reach = min(REACH + REACH_PER_SECOND * seconds, MAX_REACH)
             growth = min(GROWTH + GROWTH_PER_SECOND * seconds, MAX_GROWTH)
             for place, face in enumerate(look.faces):
-                shift = course.faces[-1].shift(face)
-                if shift <= reach and course.faces[-1].growth(face) <= growth:
+                shift = course.last.shift(face)
+                if shift <= reach and course.last.growth(face) <= growth:
                     pairs.append((shift, number, place))
         taken_courses: set[int] = set()
         taken_faces: set[int] = set()
@@ -288,27 +297,28 @@ class FaceTracker:
             if number not in taken_courses and place not in taken_faces:
                 taken_courses.add(number)
                 taken_faces.add(place)
-                self._open[number].frames.append(look.frame)
-                self._open[number].faces.append(look.faces[place])
+                self._open[number].add(look.frame, look.faces[place])
         still_open: list[_Course] = []
         for course in self._open:
             lost_seconds = (look.frame - course.frames[-1]) / rate
             (still_open if lost_seconds <= self.max_gap_seconds else self._shot_courses).append(course)
-        new = [
-            _Course([look.frame], [face]) for place, face in enumerate(look.faces) if place not in taken_faces
-        ]
-        self._open = still_open + new
+        for place, face in enumerate(look.faces):
+            if place not in taken_faces:
+                still_open.append(_Course(face))
+                still_open[-1].add(look.frame, face)
+        self._open = still_open
 
     def _track(self, course: _Course) -> FaceTrack:
         frames = np.arange(course.frames[0], course.frames[-1] + 1)
-        knots = np.array([[*face.box.center, face.box.width, face.box.height] for face in course.faces])
+        seen = np.frombuffer(course.states).reshape(-1, 5)
+        knots = seen[:, :4].copy()
         knots[:, 2:] = np.log(np.maximum(knots[:, 2:], 1e-6))
         if len(knots) > 2:  # one look that got the size wrong does not matter
             knots[1:-1, 2:] = np.median([knots[:-2, 2:], knots[1:-1, 2:], knots[2:, 2:]], axis=0)
         states = np.stack([np.interp(frames, course.frames, column) for column in knots.T], axis=1)
         states = smooth(states, sigma=self.smooth_seconds * float(self.rate))
         centers, halves = states[:, :2], np.exp(states[:, 2:]) / 2
-        scores = np.interp(frames, course.frames, [face.score for face in course.faces])
+        scores = np.interp(frames, course.frames, seen[:, 4])
         detected = np.isin(frames, course.frames)
         boxes = np.concatenate([centers - halves, centers + halves], axis=1)
         return FaceTrack(-1, self._shot, course.frames[0], boxes, scores, detected)
@@ -387,7 +397,13 @@ def _fit_lines(values: Floats, sigma: float) -> Floats:
 
 
 def primary_boxes(tracks: list[FaceTrack], num_frames: int, which: int | None = None) -> list[Box | None]:
-    """One box per frame: the face to sync, or None where it cannot be seen.
+    """One box per frame: the face to sync, or None where it cannot be seen. See `primary_box_rows`."""
+    rows = primary_box_rows(tracks, num_frames, which)
+    return [None if np.isnan(row[0]) else Box(*row.tolist()) for row in rows]
+
+
+def primary_box_rows(tracks: list[FaceTrack], num_frames: int, which: int | None = None) -> Floats:
+    """One box per frame, (num_frames, 4) as in `FaceTrack`: the face to sync, or NaN where it cannot be seen.
 
     Faces are counted by size anew in each shot, so that after a cut the same role goes on. A face that
     comes back after a while, of about the size that it had, while nobody else took its place, counts as the
@@ -398,12 +414,12 @@ def primary_boxes(tracks: list[FaceTrack], num_frames: int, which: int | None = 
         num_frames: Length of the result.
         which: 0 or None is the largest face of each shot, 1 the second largest, and so on.
     """
-    boxes: list[Box | None] = [None] * num_frames
+    boxes = np.full((num_frames, 4), np.nan)
     for shot in {track.shot for track in tracks}:
         people = _people([track for track in tracks if track.shot == shot])
         for track in people[which or 0] if (which or 0) < len(people) else []:
-            for frame in range(track.first_frame, min(track.last_frame + 1, num_frames)):
-                boxes[frame] = track.box(frame)
+            rows = boxes[track.first_frame : track.last_frame + 1]
+            rows[:] = track.boxes[: len(rows)]
     return boxes
 
 
