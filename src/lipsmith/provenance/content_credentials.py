@@ -66,7 +66,7 @@ _BLOCK_BYTES = 1 << 20
 # Left to itself, c2pa holds the file in memory twice, up to 512 MB each: hashed as one range, and written
 # through a memory buffer. Hashing the media data in leaves of a tree, and a small buffer, keep it below 50
 # MB at any length; what exceeds the buffer goes through an unnamed file in the system's temporary folder.
-_LEAF_KB = 4096
+_LEAF_KB = 1024  # read as a whole; each adds 32 bytes to the manifest
 _BUFFER_MB = 8
 
 
