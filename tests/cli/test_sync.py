@@ -139,6 +139,13 @@ def test_demo_syncs_the_portrait(run: Command, media: Path, weights: str, tmp_pa
     assert picture_seconds(output) == pytest.approx(9.15, abs=1 / RATE_HZ)
 
 
+def test_demo_into_a_folder_that_cannot_be_made(run: Command, weights: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = run("demo", "--output", tmp_path / "file" / "demo.mp4", "--model", weights)
+    assert (done.code, len(done.sentences)) == (ExitCode.OUTPUT, 1)
+    assert "cannot be made" in done.err and "--output" in done.err
+
+
 def test_demo_without_its_extra(
     run: Command, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -305,6 +305,7 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
         (tmp_path / "folder.mp4", "is a folder"),
         (tmp_path / "out.avi", r"use one of \.mp4, \.mov, \.mkv"),
         (tmp_path / "out", r"use one of \.mp4, \.mov, \.mkv"),
+        (tmp_path / f"{'long' * 100}.mp4", "the name is too long"),
     ):
         with pytest.raises(OutputError, match=sentence):
             require_output(path)

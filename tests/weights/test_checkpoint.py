@@ -1,10 +1,12 @@
 """Checkpoints in and out: every kind, every wrapping, and everything that must not be read."""
 
 import os
+import resource
 import runpy
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from lipsmith.errors import RuntimeUnavailableError, WeightsError
+from lipsmith.errors import OutputError, RuntimeUnavailableError, WeightsError
 from lipsmith.models.expert import LipSyncExpert
 from lipsmith.models.quality import VisualQualityDiscriminator
 from lipsmith.models.syncnet import SyncNet
@@ -349,6 +351,47 @@ def test_an_import_that_another_process_finished_first_is_used(
     card, folder = resolve(path)
     assert store.WeightCard.read(folder / "card.toml") == card
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
+
+
+def test_a_damaged_cache_is_made_anew(tmp_path: Path, generator: Wav2Lip, fake_export: list) -> None:
+    path = tmp_path / "x.pth"
+    save_zip(generator.state_dict(), path)
+    card, folder = resolve(path)
+    tensors = folder / "generator.safetensors"
+    whole = tensors.read_bytes()
+    tensors.write_bytes(whole[:1000])
+    assert resolve(path) == (card, folder)
+    assert tensors.read_bytes() == whole
+    assert len(fake_export) == 2
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(
+    tmp_path: Path, generator: Wav2Lip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_zip(generator.state_dict(), tmp_path / "x.pth")
+    with limited_file_size(100_000), pytest.raises(WeightsError, match="cannot be written"):
+        import_checkpoint(tmp_path / "x.pth", "mine")
+    monkeypatch.setattr(checkpoint, "save_file", lambda tensors, path: Path(path).touch())
+    with limited_file_size(100_000), pytest.raises(OutputError, match="cannot be written"):
+        import_checkpoint(tmp_path / "x.pth", "mine")
+    assert list((tmp_path / "weights").iterdir()) == []
+
+
+@contextmanager
+def limited_file_size(num_bytes: int) -> Iterator[None]:
+    """Inside, a file that grows beyond `num_bytes` meets the error of a full disk (Python ignores the signal)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_scalar_under_a_network_s_name_is_unknown(tmp_path: Path) -> None:
+    save_zip({"netcnnlip.0.weight": torch.tensor(1.0)}, tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match="tensors of an unknown network"):
+        identify(tmp_path / "x.pth")
 
 
 def test_without_torch_a_checkpoint_is_refused_with_what_to_install(

@@ -1,3 +1,5 @@
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -5,6 +7,7 @@ import pytest
 from lipsmith.errors import WeightsError
 from lipsmith.weights import store
 from lipsmith.weights.card import WeightCard
+from lipsmith.weights.file_format import checkpoint_format
 
 CONTENT = b"tensors"
 
@@ -127,3 +130,55 @@ def test_an_existing_folder_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     with pytest.raises(WeightsError, match="exists already"), store.new_folder(tmp_path / "new"):
         pytest.fail("the body must not run")
+
+
+def test_one_damaged_card_hides_no_other(packaged: Path, own: Path) -> None:
+    install(own, "alpha")
+    (install(own, "broken") / "card.toml").write_text("name = ")
+    with pytest.raises(WeightsError, match=r"broken.card\.toml is not TOML"):
+        store.list_weights()
+    problems: list[WeightsError] = []
+    assert [card.name for card in store.list_weights(on_error=problems.append)] == ["alpha"]
+    assert len(problems) == 1
+    with pytest.raises(WeightsError, match=r"'alpa'\. Did you mean 'alpha'\? Installed: alpha\."):
+        store.resolve("alpa")
+
+
+def test_what_cannot_be_read_is_no_error_of_the_program(tmp_path: Path) -> None:
+    for path in (tmp_path / ("long" * 100), tmp_path / ("long" * 100) / "card.toml"):
+        with pytest.raises(WeightsError, match="cannot be read: File name too long"):
+            store.resolve(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pth")
+    with pytest.raises(WeightsError, match="not a regular file"):
+        store.resolve(tmp_path / "pipe.pth")
+    with pytest.raises(WeightsError, match="not a regular file"):
+        checkpoint_format(tmp_path / "pipe.pth")
+
+
+def test_a_folder_that_another_process_made_meanwhile_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_rename = Path.rename
+
+    def rename_too_late(self: Path, target: Path) -> Path:
+        target.mkdir()
+        (target / "theirs").touch()
+        return real_rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename_too_late)
+    with pytest.raises(WeightsError, match="exists already"), store.new_folder(tmp_path / "new") as partial:
+        (partial / "ours").touch()
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["new", "new/theirs"]
+
+
+def test_a_disk_that_takes_no_more_is_told(tmp_path: Path) -> None:
+    with (
+        pytest.raises(WeightsError, match="new cannot be written: No space left on device"),
+        store.new_folder(tmp_path / "new"),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert list(tmp_path.iterdir()) == []

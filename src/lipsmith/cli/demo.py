@@ -10,7 +10,7 @@ import typer
 
 from lipsmith.cli.options import Force, JsonReport, Model
 from lipsmith.cli.output import say
-from lipsmith.errors import RuntimeUnavailableError
+from lipsmith.errors import OutputError, RuntimeUnavailableError
 
 
 def demo(
@@ -28,10 +28,19 @@ def demo(
     with tempfile.TemporaryDirectory(prefix="lipsmith-demo-") as folder, as_file(_speech()) as speech:
         portrait = Path(folder) / "astronaut.png"
         _write_portrait(portrait)
-        output.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(output.parent)
         done = run(portrait, speech, output, model=model, options=SyncOptions(overwrite=force))
     report(done, as_json)
     say(f"The result is in {done.output.resolve()}")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"The folder {folder} cannot be made: {error.strerror}. Choose another place with --output."
+        ) from error
 
 
 def _speech() -> Traversable:

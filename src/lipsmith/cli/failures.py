@@ -44,7 +44,7 @@ def told_in_one_sentence(command: Callable[Parameters, Result]) -> Callable[Para
         except (KeyboardInterrupt, Exception) as error:
             if _tracebacks:
                 typer.echo(traceback.format_exc(), err=True)
-            sentence, code = explain(error, command.__name__)
+            sentence, code = explain(error)
             typer.secho("Error: ", fg=typer.colors.RED, bold=True, nl=False, err=True)
             typer.echo(sentence, err=True)
             raise typer.Exit(code) from None
@@ -52,8 +52,8 @@ def told_in_one_sentence(command: Callable[Parameters, Result]) -> Callable[Para
     return wrapped
 
 
-def explain(error: BaseException, command: str) -> tuple[str, ExitCode]:
-    """The sentence that tells a person about `error`, raised by `command`, and the exit code."""
+def explain(error: BaseException) -> tuple[str, ExitCode]:
+    """The sentence that tells a person about `error`, and the exit code."""
     if isinstance(error, KeyboardInterrupt):
         return "Interrupted.", ExitCode.INTERRUPTED
     if isinstance(error, LipsmithError):
@@ -69,6 +69,6 @@ def explain(error: BaseException, command: str) -> tuple[str, ExitCode]:
     what = " ".join(str(error).split()) or "no further words"
     return (
         f"An error in Lipsmith itself: {type(error).__name__}: {what}. "
-        f"`lipsmith --debug {command} …` shows where; please report it with that.",
+        "The same command after `lipsmith --debug` shows where; please report it with that.",
         ExitCode.INTERNAL,
     )

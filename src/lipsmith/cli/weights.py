@@ -7,7 +7,7 @@ import typer
 
 from lipsmith.cli.failures import told_in_one_sentence
 from lipsmith.cli.options import JsonAnswer
-from lipsmith.cli.output import say, write_answer, write_json
+from lipsmith.cli.output import say, warn, write_answer, write_json
 
 if TYPE_CHECKING:
     from lipsmith.weights.card import WeightCard
@@ -26,7 +26,7 @@ def list_command(as_json: JsonAnswer = False) -> None:
     """List the weights that come with Lipsmith and those that you imported."""
     from lipsmith.weights.store import list_weights
 
-    cards = list_weights()
+    cards = list_weights(on_error=lambda error: warn(str(error)))
     if as_json:
         write_json([card.to_dict() for card in cards])
         return

@@ -334,11 +334,11 @@ def require_output(path: Clip) -> Path:
     if path.suffix.lower() not in _CONTAINERS:
         known = ", ".join(_CONTAINERS)
         raise OutputError(f"{path} has no suffix of a known video container; use one of {known}.")
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder; give the name of a file in it.")
-    if not path.parent.is_dir():
-        raise OutputError(f"There is no folder {path.parent}; create it first.")
     try:
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder; give the name of a file in it.")
+        if not path.parent.is_dir():
+            raise OutputError(f"There is no folder {path.parent}; create it first.")
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
@@ -371,4 +371,6 @@ def _why_not(path: Path, error: OSError) -> str:
         return f"{path} cannot be written: the disk is full. Free some space, or write to another disk."
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{path} cannot be written: no permission in the folder {path.parent}. Choose another folder."
+    if error.errno == errno.ENAMETOOLONG:
+        return f"{path} cannot be written: the name is too long. Choose a shorter one."
     return f"{path} cannot be written: {os.strerror(error.errno) if error.errno else error}."

@@ -91,7 +91,12 @@ def export_generator(
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as scratch:
             path = Path(scratch) / OPENVINO_NAME
-            import_openvino().save_model(graph, path, compress_to_fp16=precision != "fp32")
+            try:
+                import_openvino().save_model(graph, path, compress_to_fp16=precision != "fp32")
+            except RuntimeError as error:  # OpenVINO's only word for a disk that takes no more
+                raise OutputError(
+                    f"The generator cannot be written to {folder} ({error}). Is the disk full?"
+                ) from error
             _check_agreement(network, path, precision, mels, faces)
             # The picture of the graph goes last: it is what the runtime looks for.
             for file in (path.with_suffix(".bin"), path):

@@ -274,7 +274,12 @@ def write_weights(
         for name, tensor in network.state_dict().items()
     }
     with new_folder(folder) as partial:
-        save_file(tensors, partial / f"{card.kind}.safetensors")
+        try:
+            save_file(tensors, partial / f"{card.kind}.safetensors")
+        except safetensors.SafetensorError as error:  # what is wrong with the disk, it says by this, too
+            raise WeightsError(
+                f"The folder {folder} cannot be written: {error}. Is the disk full?"
+            ) from error
         if card.kind == "generator":
             export_generator(network, partial, precision=precision, calibration=calibration)
         files = {path.name: file_sha256(path) for path in sorted(partial.iterdir())}
@@ -341,7 +346,7 @@ def _unwrap(loaded: Any, path: Path) -> tuple[dict[str, Tensor], bool, dict[str,
 def _identify(contents: _Contents, path: Path) -> Identification:
     shapes = {name: tuple(tensor.shape) for name, tensor in contents.tensors.items()}
     # The generator's marker comes first: the discriminator's is among the names of both.
-    candidates = [architecture for architecture in ARCHITECTURES if architecture.marker in shapes]
+    candidates = [architecture for architecture in ARCHITECTURES if shapes.get(architecture.marker)]
     if not candidates:
         listing = ", ".join(list(shapes)[:4])
         raise WeightsError(

@@ -39,9 +39,11 @@ class CheckpointFormat(Enum):
 
 def checkpoint_format(path: Path) -> CheckpointFormat:
     """The format of the checkpoint file `path`; `WeightsError` saying what it looks like if it is none."""
-    if path.is_dir():
-        raise WeightsError(f"{path} is a folder, not a checkpoint file.")
     try:
+        if path.is_dir():
+            raise WeightsError(f"{path} is a folder, not a checkpoint file.")
+        if path.exists() and not path.is_file():  # reading a pipe would wait for somebody to write into it
+            raise WeightsError(f"{path} is not a regular file, and so no checkpoint.")
         size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
@@ -85,6 +87,10 @@ def pickle_bytes(path: Path, file_format: CheckpointFormat) -> bytes:
     if file_format is CheckpointFormat.TORCH_ZIP:
         with zipfile.ZipFile(path) as archive:
             return archive.read(next(name for name in archive.namelist() if name.endswith("/data.pkl")))
+    return _beginning(path)
+
+
+def _beginning(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(1 << 24)
 
@@ -130,7 +136,7 @@ def _describe(path: Path, head: bytes, size: int) -> str:
     if text.startswith(b"<"):
         return "it is an XML document"
     if head.startswith(_PICKLE_PROTOCOLS):
-        names = pickled_names(path.read_bytes()[: 1 << 24])
+        names = pickled_names(_beginning(path))
         listing = f" (it names {', '.join(names[:3])})" if names else ""
         return f"it is a Python pickle{listing}, which was not loaded, since that can run any code"
     for magic, description in _OTHER_FORMATS.items():

@@ -6,12 +6,13 @@ name cannot be shadowed.
 """
 
 import difflib
+import errno
 import hashlib
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,13 +49,26 @@ def check_name(name: str) -> None:
         )
 
 
-def list_weights() -> list[WeightCard]:
-    """The cards of all installed weights: the packaged ones, then the user's, each by name."""
+def list_weights(on_error: Callable[[WeightsError], None] | None = None) -> list[WeightCard]:
+    """The cards of all installed weights: the packaged ones, then the user's, each by name.
+
+    Args:
+        on_error: called for each card that cannot be read, which is then left out; None: it is raised.
+
+    Raises:
+        WeightsError: a card or a folder cannot be read.
+    """
     cards: dict[str, WeightCard] = {}
     for base in (PACKAGED_FOLDER, user_folder()):
-        if base.is_dir():
-            for path in sorted(base.glob(f"[!.]*/{CARD_NAME}")):
+        with _told_what_cannot_be_read(base):
+            paths = sorted(base.glob(f"[!.]*/{CARD_NAME}")) if base.is_dir() else []
+        for path in paths:
+            try:
                 cards.setdefault(path.parent.name, _read_card(path.parent))
+            except WeightsError as error:
+                if on_error is None:
+                    raise
+                on_error(error)
     return list(cards.values())
 
 
@@ -64,7 +78,7 @@ def load_card(name: str) -> WeightCard:
 
 
 def weights_folder(card: WeightCard) -> Path:
-    """The folder of installed weights, its files verified against the card."""
+    """The folder of installed weights, its files verified against the card; `WeightsError` where they differ."""
     folder = _folder_of(card.name)
     verify(card, folder)
     return folder
@@ -74,11 +88,13 @@ def verify(card: WeightCard, folder: Path) -> None:
     """Raise `WeightsError` unless `folder` holds each file of the card, unchanged."""
     for name, digest in card.files.items():
         path = folder / name
-        if not path.is_file():
-            raise WeightsError(
-                f"The weights {card.name!r} lack the file {path}: install or import them again."
-            )
-        if file_sha256(path) != digest:
+        with _told_what_cannot_be_read(path):
+            if not path.is_file():
+                raise WeightsError(
+                    f"The weights {card.name!r} lack the file {path}: install or import them again."
+                )
+            found = file_sha256(path)
+        if found != digest:
             raise WeightsError(
                 f"{path} is not the file that its card names (its sha256 differs): damaged or changed. "
                 "Install or import these weights again."
@@ -100,11 +116,13 @@ def resolve(name_or_path: str | Path) -> tuple[WeightCard, Path]:
         card = load_card(name_or_path)
         return card, weights_folder(card)
     path = Path(name_or_path).expanduser()
-    if (path / CARD_NAME).is_file():
+    with _told_what_cannot_be_read(path):
+        has_card, exists = (path / CARD_NAME).is_file(), path.exists()
+    if has_card:
         card = WeightCard.read(path / CARD_NAME)
         verify(card, path)
         return card, path
-    if path.exists():
+    if exists:
         return _import_into_cache(path)
     raise _unknown(str(name_or_path))
 
@@ -128,22 +146,39 @@ def new_folder(target: Path) -> Iterator[Path]:
     partial = target.with_name(f".{target.name}.partial-{uuid.uuid4().hex[:8]}")
     try:
         partial.mkdir(parents=True)
-    except OSError as error:
-        raise WeightsError(f"The folder {target} cannot be written: {error.strerror}.") from error
-    try:
         yield partial
         if target.exists():
             raise taken
         partial.rename(target)
+    except OSError as error:
+        if (
+            error.errno in (errno.ENOTEMPTY, errno.EEXIST) and target.exists()
+        ):  # made since, by another process
+            raise taken from error
+        raise WeightsError(
+            f"The folder {target} cannot be written: {error.strerror or error}. "
+            "Choose another folder, or make room and see to its permissions."
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _told_what_cannot_be_read(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise WeightsError(
+            f"{path} cannot be read: {error.strerror or error}. See to its path and permissions."
+        ) from error
 
 
 def _installed_folder(name: str) -> Path | None:
     if Path(name).name != name:
         return None
     candidates = (base / name for base in (PACKAGED_FOLDER, user_folder()))
-    return next((folder for folder in candidates if (folder / CARD_NAME).is_file()), None)
+    with _told_what_cannot_be_read(user_folder()):
+        return next((folder for folder in candidates if (folder / CARD_NAME).is_file()), None)
 
 
 def _folder_of(name: str) -> Path:
@@ -161,7 +196,9 @@ def _read_card(folder: Path) -> WeightCard:
 
 
 def _unknown(name: str) -> WeightsError:
-    names = [card.name for card in list_weights()]
+    names = [
+        card.name for card in list_weights(on_error=lambda _: None)
+    ]  # this is about the one that was asked for
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"Did you mean {close[0]!r}? " if close else ""
     known = f"Installed: {', '.join(names)}." if names else "No weights are installed."
@@ -175,22 +212,34 @@ def _import_into_cache(path: Path) -> tuple[WeightCard, Path]:
         raise WeightsError(
             f"{path} is a folder without a {CARD_NAME}: give a weights folder or a checkpoint file."
         )
-    folder = cache_folder() / f"{file_sha256(path)[:32]}-{CACHE_FORMAT}"
-    if not folder.exists():
-        # Here, not above: only this needs torch.
+    with _told_what_cannot_be_read(path):
+        if not path.is_file():  # reading a pipe would wait for somebody to write into it
+            raise WeightsError(f"{path} is not a regular file: give a weights folder or a checkpoint file.")
+        folder = cache_folder() / f"{file_sha256(path)[:32]}-{CACHE_FORMAT}"
+        is_cached = folder.exists()
+    if is_cached:
         try:
-            from lipsmith.weights.checkpoint import import_checkpoint
-        except ModuleNotFoundError as error:
-            if error.name not in ("torch", "safetensors"):
-                raise
-            raise RuntimeUnavailableError(
-                f"{path} is a checkpoint file, and reading one needs PyTorch: pip install 'lipsmith[torch]'."
-            ) from error
-        try:
-            import_checkpoint(path, folder.name, folder.parent)
-        except WeightsError:
-            if not folder.exists():  # else another process has imported the same file meanwhile
-                raise
+            return _verified(folder)
+        except WeightsError:  # the checkpoint is at hand to make it anew
+            shutil.rmtree(folder, ignore_errors=True)
+    # Here, not above: only this needs torch.
+    try:
+        from lipsmith.weights.checkpoint import import_checkpoint
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "safetensors"):
+            raise
+        raise RuntimeUnavailableError(
+            f"{path} is a checkpoint file, and reading one needs PyTorch: pip install 'lipsmith[torch]'."
+        ) from error
+    try:
+        import_checkpoint(path, folder.name, folder.parent)
+    except WeightsError:
+        if not folder.exists():  # else another process has imported the same file meanwhile
+            raise
+    return _verified(folder)
+
+
+def _verified(folder: Path) -> tuple[WeightCard, Path]:
     card = _read_card(folder)
     verify(card, folder)
     return card, folder
