@@ -9,10 +9,10 @@ import pytest
 from lipsmith.conditioning import lower_half
 from lipsmith.data.clips import Clip, load_clip, read_index
 from lipsmith.data.synthetic import prepare_synthetic
-from lipsmith.evaluation.held_out import evaluate_generator, make_pairs, open_generator
+from lipsmith.evaluation.held_out import evaluate_generator, make_pairs, open_generator, score_real
 from lipsmith.evaluation.sync_score import score_clip, summarise
 from lipsmith.training import train
-from lipsmith.training.expert import judge_clips, load_expert
+from lipsmith.training.expert import load_expert
 
 pytestmark = pytest.mark.slow
 
@@ -82,7 +82,7 @@ def expert_run(drawn_people: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_the_expert_learns(expert_run: Path, held_out: list[Clip]) -> None:
     expert = load_expert(expert_run)
-    summary = judge_clips(expert, held_out, 60)
+    summary = score_real(expert, held_out)
     assert summary.num_clips == 8
     assert summary.preference_share.value > 0.8
     assert summary.offset_within_one_share.value >= 7 / 8

@@ -40,6 +40,7 @@ from numpy.typing import NDArray
 
 from lipsmith.conditioning import lower_half
 from lipsmith.data.clips import Clip
+from lipsmith.data.reader import ClipSet
 from lipsmith.data.samples import Split, whole_clip
 from lipsmith.errors import DataError, ExitCode, LipsmithError, OutputError
 from lipsmith.evaluation.sync_score import (
@@ -375,9 +376,13 @@ def _retrieve(similarity: Similarity) -> tuple[NDArray[np.float64], NDArray[np.f
 
 
 def spread_clips(clips: Sequence[Clip], count: int) -> list[Clip]:
-    """At most `count` clips, evenly from the whole list: as many people as possible."""
-    chosen = np.unique(np.linspace(0, len(clips) - 1, min(count, len(clips))).round().astype(int))
-    return [clips[int(i)] for i in chosen]
+    """At most `count` clips, evenly from the whole list: as many people as possible.
+
+    Those of a `ClipSet` that cannot be read are left out.
+    """
+    chosen = np.unique(np.linspace(0, len(clips) - 1, min(count, len(clips))).round().astype(int)).tolist()
+    found = [clips.get(i) if isinstance(clips, ClipSet) else clips[i] for i in chosen]
+    return [clip for clip in found if clip is not None]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,28 +1,28 @@
 """Training the lip-sync expert (paper, section 3.3)."""
 
-from collections.abc import Sequence
+import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lipsmith.conditioning import lower_half
-from lipsmith.data.clips import Clip
-from lipsmith.data.samples import ClipSampler, expert_batch, load_split, whole_clip
-from lipsmith.errors import WeightsError
-from lipsmith.evaluation.sync_score import SyncSummary, score_clip, summarise
+from lipsmith.data.samples import ClipSampler, expert_batch, load_split
+from lipsmith.errors import OutputError, WeightsError
+from lipsmith.evaluation.sync_accuracy import SyncAccuracy, measure_accuracy, spread_clips
+from lipsmith.evaluation.sync_curves import draw_accuracy
 from lipsmith.models.dense_expert import DenseLipSyncExpert
 from lipsmith.models.expert import LipSyncExpert
 from lipsmith.training.losses import contrastive_sync_loss, cosine_bce_loss
-from lipsmith.training.recipe import ExpertLoss, ExpertModel, ExpertRecipe
 from lipsmith.training.memory import in_parts
+from lipsmith.training.recipe import ExpertLoss, ExpertModel, ExpertRecipe
 from lipsmith.training.run import Report, Run, TrainingReport, make_optimiser, set_learning_rate
 
 Expert = LipSyncExpert | DenseLipSyncExpert
+_NUM_RESAMPLES = 500
 
 
 def build_expert(model: ExpertModel) -> Expert:
@@ -41,43 +41,81 @@ def build_expert(model: ExpertModel) -> Expert:
 
 
 def load_expert(path: Path) -> Expert:
-    """The expert in `best.safetensors` of a run (or the run's folder), frozen and in evaluation mode."""
+    """An expert, frozen and in evaluation mode.
+
+    Args:
+        path: A run folder of `lipsmith train`, the weights in one, or a checkpoint of the published layout.
+
+    Raises:
+        WeightsError: There is none, or another network.
+    """
     path = path / "best.safetensors" if path.is_dir() else path
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-        expert = build_expert(ExpertModel.model_validate_json(metadata["model"]))
-        expert.load_state_dict(load_file(path))
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
-        raise WeightsError(
-            f"{path} is not an expert trained by `lipsmith train` ({error}). Train one with recipes/expert.yaml."
-        ) from error
+            model = (file.metadata() or {}).get("model")
+    except (OSError, SafetensorError):
+        model = None  # another format, or nothing at all, which is said below
+    expert = _published_expert(path) if model is None else _trained_expert(path, model)
     return expert.eval().requires_grad_(False)
 
 
-def judge_clips(expert: Expert, clips: Sequence[Clip], max_frames: int) -> SyncSummary:
-    """How the expert does on whole clips that it was not trained on; speakers are the groups of the intervals."""
-    scores = []
-    for clip in clips:
-        faces, windows = whole_clip(clip, max_frames, expert.frames)
-        scores.append(score_clip(expert, lower_half(faces), windows))
-    return summarise(scores, [clip.record.speaker for clip in clips], num_resamples=1)
+def _trained_expert(path: Path, model: str) -> Expert:
+    try:
+        expert = build_expert(ExpertModel.model_validate_json(model))
+        expert.load_state_dict(load_file(path))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise WeightsError(
+            f"{path} is not an expert trained by `lipsmith train` ({error}). Train one with recipes/expert.yaml."
+        ) from error
+    return expert
 
 
-def _loss(
-    expert: Expert, loss: ExpertLoss, lips: Tensor, sound: Tensor, generator: torch.Generator
-) -> Tensor:
-    if loss.name == "contrastive":
-        return contrastive_sync_loss(lips, sound, loss.temperature, loss.ignore_within)
-    # The paper's: half of the windows keep their sound, the others get one of another start of the same clip.
-    count = lips.shape[1]
-    least = loss.ignore_within + 1
-    jump = torch.randint(least, count - least + 1, lips.shape[:2], generator=generator)
-    other = (torch.arange(count) + jump) % count
-    in_sync = torch.rand(lips.shape[:2], generator=generator) < 0.5
-    index = torch.where(in_sync, torch.arange(count).expand_as(other), other)
-    heard = sound.gather(1, index.unsqueeze(-1).expand_as(sound))
-    return cosine_bce_loss(lips, heard, in_sync.float())
+def _published_expert(path: Path) -> LipSyncExpert:
+    from lipsmith.weights.checkpoint import load_network
+
+    network, _ = load_network(path, "expert")
+    assert isinstance(network, LipSyncExpert)
+    return network
+
+
+class SyncCriterion(nn.Module):
+    """The loss that a recipe asks for, with the temperature as a parameter where it is learned."""
+
+    LEAST_TEMPERATURE = 0.01  # below it one hard moment outweighs all others
+
+    def __init__(self, loss: ExpertLoss) -> None:
+        super().__init__()
+        self.loss = loss
+        if loss.name == "contrastive" and loss.learn_temperature:
+            self.log_temperature = nn.Parameter(torch.tensor(math.log(loss.temperature)))
+
+    @property
+    def temperature(self) -> Tensor | float:
+        """What the cosines of a contrast are divided by."""
+        if not hasattr(self, "log_temperature"):
+            return self.loss.temperature
+        return self.log_temperature.exp().clamp_min(self.LEAST_TEMPERATURE)
+
+    @property
+    def off_sync_share(self) -> float:
+        """The share of windows that are to hear another moment; a contrast makes its own pairs."""
+        return 0.5 if self.loss.name == "bce" else 0.0
+
+    def forward(self, lips: Tensor, sound: Tensor, in_sync: Tensor) -> Tensor:
+        """Embeddings (B, N, D) of lips and of the sounds heard with them, bool (B, N) → scalar."""
+        if self.loss.name == "bce":
+            return cosine_bce_loss(lips, sound, in_sync.float())
+        return contrastive_sync_loss(lips, sound, self.temperature, self.loss.least_negative_shift - 1)
+
+
+def _write_accuracy(report: SyncAccuracy, folder: Path, step: int, title: str) -> None:
+    """Numbers and picture of one validation."""
+    try:
+        folder.mkdir(exist_ok=True)
+        (folder / f"step_{step:07d}.json").write_text(report.to_json())
+        draw_accuracy(report, folder / f"step_{step:07d}.png", title=f"{title}, step {step}")
+    except OSError as error:
+        raise OutputError(f"{error.filename or folder} cannot be written: {error.strerror}.") from error
 
 
 def train_expert(
@@ -90,17 +128,24 @@ def train_expert(
 ) -> TrainingReport:
     """Train an expert on prepared clips.
 
-    The held-out measure is the share of five-frame windows of the validation speakers that prefer their own sound to
-    one at least five frames away (chance 0.5); the best weights by it are `best.safetensors`.
+    Each validation measures what `lipsmith.evaluation.sync_accuracy` defines on the validation speakers, with the
+    threshold found on as many training clips: a line of the log, and all numbers and a picture under `accuracy/`. The
+    best weights, `best.safetensors`, are those with the highest share of windows that prefer their own sound to one at
+    least five frames away (chance 0.5); with clips too short for that, those with the highest off-sync accuracy.
     """
     torch.manual_seed(recipe.seed)
     selection = recipe.data.selection()
     sampler = ClipSampler(load_split(data, selection, "train"), selection.crowds)
     held_out = load_split(data, selection, "validation")
-    expert = build_expert(recipe.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser = make_optimiser(expert, recipe.optimiser)
+    known = spread_clips(sampler.clips, len(held_out))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    expert = build_expert(recipe.model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    criterion = SyncCriterion(recipe.loss).to(device)
+    optimiser = make_optimiser(nn.ModuleList([expert, criterion]), recipe.optimiser)
     run = Run(output, recipe, data=data, resume=resume)
     parts = {"expert": expert, "optimiser": optimiser}
+    if criterion.state_dict():
+        parts["criterion"] = criterion
     run.load(parts)
     faces, sound_changes = recipe.faces.augmentation(), recipe.sound.augmentation()
     metadata = {"kind": "expert", "model": recipe.model.model_dump_json(), "recipe": recipe.name}
@@ -109,7 +154,7 @@ def train_expert(
 
     with ThreadPoolExecutor(2) as pool, ThreadPoolExecutor(1) as ahead:
 
-        def draw(step: int) -> tuple[Tensor, Tensor]:
+        def draw(step: int) -> tuple[Tensor, Tensor, Tensor]:
             num_clips, num_frames = stretches[step % len(stretches)]
             batch = expert_batch(
                 sampler,
@@ -119,18 +164,24 @@ def train_expert(
                 faces=faces,
                 sound=sound_changes,
                 window_frames=recipe.model.frames,
+                off_sync_share=criterion.off_sync_share,
+                least_shift=recipe.loss.least_negative_shift,
                 pool=pool,
             )
-            return torch.from_numpy(batch.lower_halves), torch.from_numpy(batch.windows)
+            return (
+                torch.from_numpy(batch.lower_halves),
+                torch.from_numpy(batch.windows),
+                torch.from_numpy(batch.in_sync),
+            )
 
         def descend(batch_parts: list[slice]) -> float:
             optimiser.zero_grad(set_to_none=True)
-            generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + run.state.step)
             total = 0.0
             for part in batch_parts:
-                with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
-                    lips, sound = expert.embed_lips(frames[part]), expert.embed_sound(windows[part])
-                loss = _loss(expert, recipe.loss, lips, sound, generator) * (len(lips) / len(frames))
+                seen, heard = frames[part].to(device), windows[part].to(device)
+                with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+                    lips, sound = expert.embed_lips(seen), expert.embed_sound(heard)
+                loss = criterion(lips, sound, in_sync[part].to(device)) * (len(seen) / len(frames))
                 loss.backward()
                 total += float(loss.detach())
             return total
@@ -138,7 +189,7 @@ def train_expert(
         coming = ahead.submit(draw, run.state.step)
         while run.state.step < recipe.steps:
             step = run.state.step
-            frames, windows = coming.result()
+            frames, windows, in_sync = coming.result()
             coming = ahead.submit(draw, step + 1)
             expert.train()
             set_learning_rate(optimiser, recipe.optimiser, step, recipe.steps)
@@ -148,14 +199,19 @@ def train_expert(
             run.add({"loss": loss})
             run.state.step = step + 1
             if run.state.step % recipe.validate_every == 0 or run.state.step == recipe.steps:
-                summary = judge_clips(expert, held_out, recipe.validation_frames)
-                measures = {
-                    **run.take_means(),
-                    "preference": summary.preference_share.value,
-                    "offset_within_one": summary.offset_within_one_share.value,
-                    "confidence": summary.confidence.value,
-                }
-                run.judge(measures["preference"], measures, expert, metadata)
+                report = measure_accuracy(
+                    expert,
+                    held_out,
+                    known,
+                    threshold_from="training clips",
+                    max_frames=recipe.validation_frames,
+                    num_resamples=_NUM_RESAMPLES,
+                )
+                measures = {**run.take_means(), **report.measures()}
+                if parts.get("criterion") is criterion:
+                    measures["temperature"] = float(torch.as_tensor(criterion.temperature).detach())
+                run.judge(measures.get("preference", measures["accuracy"]), measures, expert, metadata)
+                _write_accuracy(report, run.folder / "accuracy", run.state.step, recipe.name)
                 run.log({**measures, "skipped": sum(sampler.skipped.values())})
                 run.save(parts)
                 if on_progress:

@@ -143,11 +143,22 @@ class ExpertBatchRecipe(_Strict):
 
 
 class ExpertLoss(_Strict):
-    """`contrastive`: all moments of a clip against one another. `bce`: the paper's cosine and cross-entropy."""
+    """What an expert learns from: its own sound against other moments of the same clip.
+
+    Attributes:
+        name: `contrastive`: all moments of a stretch against one another, so that a batch holds every shift at once.
+            `bce`: the paper's cosine and cross-entropy (section 3.3.2): half of the windows keep their sound, the
+            others hear another moment of their clip.
+        least_negative_shift: Frames from which on another moment is called off sync. 1 is any other moment, as
+            published; from 2 on, what viewers tolerate and footage has is not held against the expert.
+        temperature: Of the contrast, divides the cosines.
+        learn_temperature: Whether training moves the temperature from there.
+    """
 
     name: Literal["contrastive", "bce"] = "contrastive"
+    least_negative_shift: int = Field(default=2, ge=1)
     temperature: float = Field(default=0.07, gt=0)
-    ignore_within: int = Field(default=1, ge=0)
+    learn_temperature: bool = False
 
 
 class ExpertRecipe(_Recipe):
@@ -157,6 +168,25 @@ class ExpertRecipe(_Recipe):
     model: ExpertModel = ExpertModel()
     batch: ExpertBatchRecipe = ExpertBatchRecipe()
     loss: ExpertLoss = ExpertLoss()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "ExpertRecipe":
+        contrastive = self.loss.name == "contrastive"
+        # A contrast needs, for every window of a stretch, another one far enough away.
+        windows = self.loss.least_negative_shift + 1 if contrastive else 1
+        least = self.model.frames + windows - 1
+        for num_clips, num_frames in self.batch.stretches:
+            if num_clips < 1 or num_frames < least:
+                raise ValueError(
+                    f"batch.stretches: [{num_clips}, {num_frames}] is too small; a stretch needs a clip and at least "
+                    f"{least} frames with this model.frames and loss.least_negative_shift"
+                )
+        if not contrastive and self.model.form == "dense" and not self.model.positive:
+            raise ValueError(
+                "loss.name: bce reads the cosine as a probability, which embeddings that can be negative do not "
+                "allow; set model.positive to true, or model.form to paper"
+            )
+        return self
 
 
 class GeneratorModel(_Strict):
