@@ -39,6 +39,12 @@ _CONTAINERS: dict[str, dict[str, str]] = {
     ".mkv": {},
 }
 _QUALITY_OPTIONS = {"h264_nvenc": "cq", "hevc_nvenc": "cq", "av1_nvenc": "cq", "h264_qsv": "global_quality"}
+# x264's names of presets, which --preset takes, in the words of encoders that have others; quick ones come first.
+_X264_PRESETS = "ultrafast superfast veryfast faster fast medium slow slower veryslow".split()
+_PRESETS: dict[str, dict[str, str]] = {
+    "_nvenc": dict(zip(_X264_PRESETS, "p1 p1 p2 p3 p3 p4 p5 p6 p7".split(), strict=True)),
+    "libsvtav1": dict(zip(_X264_PRESETS, "12 11 10 9 8 7 5 4 3".split(), strict=True)),
+}
 # Frames that are decoded before they are shown make an mp4 miscount the duration of a video of variable rate.
 _B_FRAME_ENCODERS = {"libx264", "libx265", "h264_nvenc", "hevc_nvenc"}
 _LEAST_TICKS_HZ = 90_000  # variable frame times are kept to 6 µs
@@ -57,7 +63,8 @@ class EncoderOptions:
     """How the picture is compressed.
 
     `codec` is an FFmpeg encoder ("libx264", "libx265", "h264_nvenc", …), `quality` its constant quality (CRF
-    of x264: 0 lossless, 18 hardly distinguishable, 51 worst), `preset` its speed, `extra` further options of it.
+    of x264: 0 lossless, 18 hardly distinguishable, 51 worst), `preset` its speed by x264's names or by the
+    encoder's own, `extra` further options of it.
     """
 
     codec: str = "libx264"
@@ -135,9 +142,9 @@ class VideoWriter:
             with self._output_errors():
                 self._container = av.open(f"file:{self._partial}", "w", container_options=settings)
                 self._container.metadata.update(metadata or {})
-                self._stream = self._add_picture(options or EncoderOptions(), rate, variable_rate)
-                context = self._stream.codec_context
-                context.sample_aspect_ratio = pixel_aspect.limit_denominator(10_000)
+                self._stream = self._add_picture(
+                    options or EncoderOptions(), rate, variable_rate, pixel_aspect.limit_denominator(10_000)
+                )
             if audio is not None:
                 self._sound = _Soundtrack(self._container, audio, duration)
             with self._output_errors():
@@ -228,14 +235,16 @@ class VideoWriter:
             self.abort()
 
     def _add_picture(
-        self, options: EncoderOptions, rate: Fraction, variable_rate: bool | None
+        self, options: EncoderOptions, rate: Fraction, variable_rate: bool | None, pixel_aspect: Fraction
     ) -> av.VideoStream:
         assert self._container is not None
         unavailable = OutputError(
             f"The encoder {options.codec} is not available for {self.path.suffix} here; use libx264."
         )
         quality = _QUALITY_OPTIONS.get(options.codec, "crf")
-        settings = {quality: str(options.quality), "preset": options.preset, **options.extra}
+        presets = next((names for end, names in _PRESETS.items() if options.codec.endswith(end)), {})
+        preset = presets.get(options.preset, options.preset)
+        settings = {quality: str(options.quality), "preset": preset, **options.extra}
         if variable_rate is not False and options.codec in _B_FRAME_ENCODERS:
             settings.setdefault("bf", "0")
         if options.codec == "libx265":  # it writes to the terminal by itself
@@ -255,6 +264,15 @@ class VideoWriter:
         context.colorspace = self._colour.matrix
         context.color_primaries = self._colour.primaries
         context.color_trc = self._colour.transfer
+        context.sample_aspect_ratio = pixel_aspect
+        try:
+            context.open()  # here, lest a missing device be taken for a missing permission of the file
+        except av.error.FFmpegError as error:
+            raise OutputError(
+                f"{self.path} cannot be encoded: {options.codec} does not start with preset {options.preset} and "
+                f"quality {options.quality} ({error.strerror}). It may need a device that is not here, or other "
+                "options; libx264 with its usual ones always works."
+            ) from error
         return stream
 
     @contextlib.contextmanager
@@ -265,7 +283,7 @@ class VideoWriter:
             raise OutputError(_why_not(self.path, error)) from error
         except av.error.FFmpegError as error:
             raise OutputError(
-                f"{self.path} cannot be encoded: {error}; try other encoder options."
+                f"{self.path} cannot be encoded: {error.strerror}; try other encoder options."
             ) from error
 
 

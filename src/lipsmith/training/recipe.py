@@ -237,11 +237,13 @@ class GeneratorLosses(_Strict):
 class SyncTerm(_Strict):
     """`contrastive`: own sound against other moments of it. `bce`: equation 3. Crops are roughened before judging.
 
+    `reach` is what the expert may change: the whole `face`, or the brightness of the `mouth` alone.
     With `starts_below` the term waits until a validation's sync loss (equation 3) is below that, as in the published
     training (0.75); its schedule counts from there.
     """
 
     form: Literal["contrastive", "bce"] = "contrastive"
+    reach: Literal["face", "mouth"] = "face"
     temperature: float = Field(default=0.07, gt=0)
     jitter_pixels: int = Field(default=2, ge=0)
     noise: float = Field(default=0.02, ge=0)

@@ -1,8 +1,13 @@
 """Which parts of a face crop the losses care for, and what the expert is shown of it."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Reach = Literal["face", "mouth"]
+_LUMA = (0.114, 0.587, 0.299)  # of blue, green and red
 
 EXPERT_FACE_SIZE = 96
 """Side of the faces whose lower halves, 48 × 96, an expert is trained on."""
@@ -33,6 +38,18 @@ def faces_for_expert(faces: Tensor) -> Tensor:
     flat = faces.reshape(-1, *faces.shape[-3:])
     side = (EXPERT_FACE_SIZE, EXPERT_FACE_SIZE)
     return F.interpolate(flat, side, mode="bilinear", antialias=True).unflatten(0, faces.shape[:-3])
+
+
+def within_reach(faces: Tensor, reach: Reach) -> Tensor:
+    """The same faces (…, 3, S, S), BGR; what is learnt through them reaches only what `reach` names.
+
+    `mouth` is the brightness of the mouth: an expert is also pleased by specks on a chin and by purple lips.
+    """
+    if reach == "face":
+        return faces
+    luma = (faces * faces.new_tensor(_LUMA).view(3, 1, 1)).sum(dim=-3, keepdim=True)
+    bright_mouth = mouth_mask(faces.shape[-1])[0].to(faces.device) * luma
+    return bright_mouth + (faces - bright_mouth).detach()
 
 
 def edges(faces: Tensor) -> tuple[Tensor, Tensor]:

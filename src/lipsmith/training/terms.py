@@ -21,7 +21,7 @@ from lipsmith.training.critics import Critic
 from lipsmith.training.expert import Expert
 from lipsmith.training.losses import contrast_with_moments, expert_sync_loss
 from lipsmith.training.recipe import GeneratorLosses, GeneratorRecipe, SyncTerm, is_ever_on, value_at
-from lipsmith.training.regions import edges, faces_for_expert, mouth_mask, moving_mask
+from lipsmith.training.regions import edges, faces_for_expert, mouth_mask, moving_mask, within_reach
 
 Rows = Literal["own", "foreign", "all"]
 Compute = Callable[[StepTensors, Tensor, torch.Generator], Tensor]
@@ -188,7 +188,8 @@ def _stillness(size: int) -> Compute:
 
 def _sync(expert: Expert, term: SyncTerm) -> Compute:
     def compute(batch: StepTensors, generated: Tensor, random: torch.Generator) -> Tensor:
-        halves = roughened_halves(faces_for_expert(generated), term, random)
+        seen = faces_for_expert(within_reach(generated, term.reach))
+        halves = roughened_halves(seen, term, random)
         return sync_loss(expert, term, halves, batch.sync_windows)
 
     return compute
