@@ -40,10 +40,10 @@ _CONTAINERS: dict[str, dict[str, str]] = {
 }
 _QUALITY_OPTIONS = {"h264_nvenc": "cq", "hevc_nvenc": "cq", "av1_nvenc": "cq", "h264_qsv": "global_quality"}
 # x264's names of presets, which --preset takes, in the words of encoders that have others; quick ones come first.
-_X264_PRESETS = "ultrafast superfast veryfast faster fast medium slow slower veryslow".split()
+_X264_PRESETS = ["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"]
 _PRESETS: dict[str, dict[str, str]] = {
-    "_nvenc": dict(zip(_X264_PRESETS, "p1 p1 p2 p3 p3 p4 p5 p6 p7".split(), strict=True)),
-    "libsvtav1": dict(zip(_X264_PRESETS, "12 11 10 9 8 7 5 4 3".split(), strict=True)),
+    "_nvenc": dict(zip(_X264_PRESETS, ["p1", "p1", "p2", "p3", "p3", "p4", "p5", "p6", "p7"], strict=True)),
+    "libsvtav1": dict(zip(_X264_PRESETS, ["12", "11", "10", "9", "8", "7", "5", "4", "3"], strict=True)),
 }
 # Frames that are decoded before they are shown make an mp4 miscount the duration of a video of variable rate.
 _B_FRAME_ENCODERS = {"libx264", "libx265", "h264_nvenc", "hevc_nvenc"}
