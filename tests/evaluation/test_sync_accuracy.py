@@ -210,7 +210,7 @@ def test_command(drawn: Path, run_folder: Path, tmp_path: Path, capsys: pytest.C
     assert cv2.imread(str(picture)).shape == (600, 880, 3)
 
     assert main([*arguments, "--split", "validation", "--json", str(results)]) == ExitCode.OK
-    assert json.loads(results.read_text())["threshold_from"] == "train clips"
+    assert json.loads(results.read_text())["threshold_from"] == "training clips"
     assert main([*arguments, "--picture", str(tmp_path / "no" / "folder.png")]) == ExitCode.OUTPUT
     assert main([str(tmp_path), "--data", str(drawn)]) == ExitCode.RECIPE
     assert "recipe.json cannot be read" in capsys.readouterr().err

@@ -426,7 +426,7 @@ def _report(options: argparse.Namespace) -> None:
         open_judge(options.expert),
         spread_clips(clips, options.limit or len(clips)),
         spread_clips(load_clips(options.data, recipe, other), options.threshold_clips),
-        threshold_from=f"{other} clips",
+        threshold_from="training clips" if other == "train" else f"{other} clips",
         max_frames=options.max_frames,
         on_progress=lambda done, total: _show(f"\r{done} of {total} clips"),
     )
