@@ -321,9 +321,34 @@ def test_unknown_encoders_and_options(tmp_path: Path) -> None:
     for codec in ("libnothing", "aac", "rawvideo"):
         with pytest.raises(OutputError, match="use libx264"):
             write(tmp_path / "out.mp4", at_rate(PAL, 2), options=EncoderOptions(codec=codec))
-    with pytest.raises(OutputError, match="cannot be encoded"):
+    with pytest.raises(
+        OutputError, match=r"does not start with preset nonsense and quality 18 \(Invalid arg"
+    ):
         write(tmp_path / "out.mp4", at_rate(PAL, 2), options=EncoderOptions(preset="nonsense"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_presets_have_one_name_for_every_encoder(tmp_path: Path) -> None:
+    options = EncoderOptions(codec="libsvtav1", preset="ultrafast", quality=35)
+    path = write(tmp_path / "out.mp4", at_rate(PAL, 3), options=options)
+    video = probe(path).video
+    assert video is not None
+    assert video.codec in ("av1", "libdav1d", "libaom-av1")
+    assert [frame_number(frame.image) for frame in read_frames(path)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("codec", ["h264_nvenc", "hevc_nvenc", "h264_qsv"])
+def test_an_encoder_whose_device_is_missing_says_so(tmp_path: Path, codec: str) -> None:
+    try:
+        write(
+            tmp_path / "out.mp4", at_rate(PAL, 2), options=EncoderOptions(codec=codec), width=320, height=240
+        )
+    except OutputError as error:
+        assert "device" in str(error) or "is not available" in str(error)
+        assert "folder" not in str(error)
+        assert list(tmp_path.iterdir()) == []
+    else:  # the device is there
+        assert len(list(read_frames(tmp_path / "out.mp4"))) == 2
 
 
 def test_sound_that_is_none_fails_before_any_frame(tmp_path: Path) -> None:

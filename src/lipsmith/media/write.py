@@ -40,7 +40,17 @@ _CONTAINERS: dict[str, dict[str, str]] = {
 }
 _QUALITY_OPTIONS = {"h264_nvenc": "cq", "hevc_nvenc": "cq", "av1_nvenc": "cq", "h264_qsv": "global_quality"}
 # x264's names of presets, which --preset takes, in the words of encoders that have others; quick ones come first.
-_X264_PRESETS = ["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"]
+_X264_PRESETS = [
+    "ultrafast",
+    "superfast",
+    "veryfast",
+    "faster",
+    "fast",
+    "medium",
+    "slow",
+    "slower",
+    "veryslow",
+]
 _PRESETS: dict[str, dict[str, str]] = {
     "_nvenc": dict(zip(_X264_PRESETS, ["p1", "p1", "p2", "p3", "p3", "p4", "p5", "p6", "p7"], strict=True)),
     "libsvtav1": dict(zip(_X264_PRESETS, ["12", "11", "10", "9", "8", "7", "5", "4", "3"], strict=True)),
@@ -174,7 +184,7 @@ class VideoWriter:
                 self._sound.write_until(time + _SOUND_AHEAD_SECONDS)
             frame = self._reformatter.reformat(
                 av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="bgr24"),
-                format="yuv420p",
+                format=self._pixel_format,
                 dst_colorspace=self._colour.matrix,
                 dst_color_range=_LIMITED_RANGE,
                 interpolation=FROM_BGR,
@@ -250,7 +260,8 @@ class VideoWriter:
         if options.codec == "libx265":  # it writes to the terminal by itself
             settings["x265-params"] = ":".join(filter(None, ("log-level=none", settings.get("x265-params"))))
         try:
-            if av.Codec(options.codec, "w").type != "video":
+            codec = av.Codec(options.codec, "w")
+            if codec.type != "video":
                 raise unavailable
             stream = self._container.add_stream(options.codec, rate=rate, options=settings)
         except (ValueError, av.error.FFmpegError) as error:  # unknown names are ValueErrors, too
@@ -258,7 +269,11 @@ class VideoWriter:
         assert isinstance(stream, av.VideoStream)
         context = stream.codec_context
         context.width, context.height = self._width + self._padding[1], self._height + self._padding[0]
-        context.pix_fmt = "yuv420p"
+        taken = {taken.name for taken in codec.video_formats or ()}
+        self._pixel_format = (
+            "nv12" if "nv12" in taken and "yuv420p" not in taken else "yuv420p"
+        )  # the same pixels
+        context.pix_fmt = self._pixel_format
         context.time_base = self._time_base
         context.color_range = _LIMITED_RANGE
         context.colorspace = self._colour.matrix
