@@ -152,6 +152,13 @@ def test_the_sound_of_a_video_is_taken(tmp_path: Path) -> None:
     assert beep_times(read_samples(path)) == pytest.approx([0, 1], abs=0.004)
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+def test_the_sound_of_a_video_keeps_its_time(tmp_path: Path, suffix: str) -> None:
+    source = make_clip(tmp_path / f"late.{suffix}", num_frames=60, sound_seconds=2.0, sound_start=0.7)
+    path = write(tmp_path / "out.mp4", at_rate(PAL, 60), audio=source)
+    assert beep_times(read_samples(path)) == pytest.approx([0.7, 1.7], abs=0.004)
+
+
 def test_sound_and_picture_are_interleaved(tmp_path: Path) -> None:
     sound = make_sound(tmp_path / "s.wav", 20.0, sound_codec="pcm_s16le")
     path = write(tmp_path / "out.mp4", at_rate(PAL, 500), audio=sound)

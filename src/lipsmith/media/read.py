@@ -106,7 +106,8 @@ def read_sample_blocks(path: Clip, *, origin: Fraction | None = None) -> Iterato
     Args:
         path: Any container, codec, channel layout and sample format.
         origin: Time of sample 0 in seconds on the container's clock (`first_frame_time` lines it up with the
-            frames of the same file): padded with silence or trimmed. None: the sound's own first sample.
+            frames of the same file): padded with silence or trimmed. None: the start of the picture, as the container
+            tells it, or, in a file without one, the sound's own first sample.
 
     Raises:
         InputError: not media, no sound, no samples, or cut short.

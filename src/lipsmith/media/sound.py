@@ -46,7 +46,8 @@ def sound_blocks(
         layout: FFmpeg's name of the channel layout to give ("mono", "stereo", …).
         sample_format: A packed one of FFmpeg's ("s16", "flt").
         origin: Time, in seconds on the container's clock, of sample 0: silence is put before a sound that
-            starts later, and what comes earlier is dropped. None: the sound's own start.
+            starts later, and what comes earlier is dropped. None: the start of the file's picture, as the container
+            tells it, or, in a file without one, the sound's own.
 
     Holes in the time stamps are filled with silence, overlaps dropped: sample n is heard at `origin + n / rate`.
 
@@ -63,6 +64,7 @@ def sound_blocks(
         if stream is None:
             raise InputError(f"{path} has no sound; give a sound file, or a video with sound.")
         require_whole(container, stream, path)
+        origin = _picture_start(container) if origin is None else origin
         try:
             num_written = 0
             for block in _placed(container, stream, path, rate, layout, sample_format, origin):
@@ -75,6 +77,14 @@ def sound_blocks(
             ) from error
         if num_written == 0:
             raise InputError(f"The sound stream of {path} has no samples; give a file with sound in it.")
+
+
+def _picture_start(container: InputContainer) -> Fraction | None:
+    for stream in container.streams.video:
+        is_cover = stream.disposition & av.stream.Disposition.attached_pic
+        if not is_cover and stream.start_time is not None and stream.time_base:
+            return stream.start_time * Fraction(stream.time_base)
+    return None
 
 
 def _placed(

@@ -98,8 +98,8 @@ class VideoWriter:
         width: Of the frames, in pixels.
         height: Of the frames, in pixels.
         rate: Frames a second, nominal; the last frame is shown for 1 / rate.
-        audio: A sound file or a video whose sound is put in from the start, at its own rate and channels; None: a
-            silent video.
+        audio: A sound file, put in from its first sample, or a video whose sound is put in as it goes with its
+            picture; at its own rate and channels. None: a silent video.
         duration: Seconds of sound: longer sound is cut there, shorter filled up with silence. None: all of it.
         options: Encoder, quality, speed.
         metadata: Tags of the container, keys of any name.
