@@ -83,12 +83,16 @@ def test_debug_shows_where(failing: Command) -> None:
 
 def sync_command(media: Path, weights: str, folder: Path, seconds: float) -> list[str]:
     write_sound(folder / "long.wav", seconds)
-    program = "from lipsmith.cli import main; main()"
+    # Tests that run under `nohup` pass on that hang-ups are ignored.
+    unignored = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)"
+    program = f"{unignored}; from lipsmith.cli import main; main()"
     arguments = ["sync", media / "face.png", folder / "long.wav", "-o", folder / "out.mp4", "-m", weights]
     return [sys.executable, "-c", program, *map(str, arguments)]
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_a_signal_leaves_nothing_half_written(
     media: Path, weights: str, tmp_path: Path, sent: signal.Signals, code: int
 ) -> None:
@@ -108,6 +112,20 @@ def test_a_signal_leaves_nothing_half_written(
     assert process.returncode == code
     assert "Traceback" not in words
     assert [path.name for path in tmp_path.iterdir()] == ["long.wav"]
+
+
+def test_what_nohup_ignores_stays_ignored(run: Command, media: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    seen = []
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                "lipsmith.provenance.inspect.inspect", lambda _: seen.append(signal.getsignal(signal.SIGHUP))
+            )
+            run("inspect", media / "face.mp4")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert seen == [signal.SIG_IGN]
 
 
 def test_progress_is_drawn_on_a_terminal_only(

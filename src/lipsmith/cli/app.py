@@ -52,6 +52,10 @@ def _options(
     failures.show_tracebacks(debug)
 
 
+# Asked to end, and left alone by a closed terminal (which Windows does not tell).
+_STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
 def _stop(signal_number: int, _frame: FrameType | None) -> NoReturn:
     # An exception, unlike the signal's own action, lets writers remove their half-written files.
     sys.exit(128 + signal_number)
@@ -59,9 +63,15 @@ def _stop(signal_number: int, _frame: FrameType | None) -> NoReturn:
 
 def run(arguments: Sequence[str] | None = None) -> NoReturn:
     """Parse `arguments` (default: the process's own), run the command, end with its exit code."""
-    previous = signal.signal(signal.SIGTERM, _stop)
+    # What is ignored stays so: `nohup` means that a closed terminal shall not stop the work.
+    previous = {
+        number: signal.signal(number, _stop)
+        for number in _STOPPING
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         app(args=None if arguments is None else list(arguments), prog_name="lipsmith")
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, action in previous.items():
+            signal.signal(number, action)
     sys.exit(0)
