@@ -1,6 +1,7 @@
 """Voice activity on sounds whose speech is known."""
 
 import numpy as np
+import pytest
 
 from lipsmith.audio.mel import SILENCE, mel_spectrogram
 from lipsmith.audio.voice import activity_of_level, silence_pauses, speech_activity, voice_level
@@ -57,6 +58,13 @@ def test_a_click_is_not_speech():
     assert (
         _share(activity, 1.4, 3) < 0.3
     )  # the click spreads over five columns and is widened by 0.15 s, at most
+
+
+@pytest.mark.parametrize("num_columns", [20, 100])
+def test_activity_is_widened_by_twelve_columns_however_short_the_sound(num_columns):
+    level = np.full(num_columns, SILENCE, np.float32)
+    level[3:7] = 2
+    np.testing.assert_array_equal(np.flatnonzero(activity_of_level(level)), np.arange(19))
 
 
 def test_nothing_gives_nothing():

@@ -56,18 +56,21 @@ def silence_pauses(mel: FloatArray, activity: FloatArray) -> FloatArray:
 
 
 def _widened(active: NDArray[np.bool_], columns: int) -> NDArray[np.bool_]:
-    return (
-        np.convolve(active, np.ones(2 * columns + 1), mode="same")[: len(active)] > 0.5
-        if active.any()
-        else active
-    )
+    """With every stretch begun `columns` earlier and ended as much later."""
+    wide = np.zeros_like(active)
+    for start, stop in _stretches(active):
+        wide[max(start - columns, 0) : stop + columns] = True
+    return wide
 
 
 def _opened(active: NDArray[np.bool_], columns: int) -> NDArray[np.bool_]:
     """Without the stretches that are shorter than `columns`."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], active.astype(np.int8), [0]])))
     kept = np.zeros_like(active)
-    for start, stop in zip(edges[::2], edges[1::2], strict=True):
-        if stop - start >= columns:
-            kept[start:stop] = True
+    for start, stop in _stretches(active):
+        kept[start:stop] = stop - start >= columns
     return kept
+
+
+def _stretches(active: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """First column of each stretch of activity, and the first one after it: (n, 2)."""
+    return np.flatnonzero(np.diff(active, prepend=False, append=False)).reshape(-1, 2)
