@@ -97,10 +97,51 @@ def test_an_exception_in_the_first_stage_reaches_the_last():
 
 
 def test_closing_twice_is_allowed_and_then_there_is_nothing_left():
-    items = Prefetch(iter(range(10)), 2)
+    with Prefetch(iter(range(10)), 2) as items:
+        items.close()
+        items.close()
+        assert list(items) == []
+
+
+def test_it_works_inside_its_block_only():
+    closed = []
+
+    def source():
+        try:
+            yield 1
+        finally:
+            closed.append(True)
+
+    running = source()
+    next(running)
+    items = Prefetch(running, 1)
+    with pytest.raises(ValueError, match="`with` block"):
+        next(items)
     items.close()
-    items.close()
-    assert list(items) == []
+    assert closed == [True]
+
+
+def test_an_interrupt_while_the_thread_starts_ends_the_thread(monkeypatch):
+    closed_in = []
+
+    def source():
+        try:
+            while True:
+                yield 0
+        finally:
+            closed_in.append(threading.current_thread().name)
+
+    real_start = threading.Thread.start
+
+    def start_and_be_interrupted(self):
+        real_start(self)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", start_and_be_interrupted)
+    with pytest.raises(KeyboardInterrupt), Prefetch(source(), 2, name="decode"):
+        pytest.fail("the body must not run")
+    assert closed_in == ["decode"]
+    assert "decode" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_no_room_at_all_is_refused():

@@ -8,19 +8,19 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 Item = TypeVar("Item")
 
+_START_SECONDS = 5.0  # no thread that is going to run at all takes so long to begin
+
 
 class Prefetch(AbstractContextManager, Iterator[Item], Generic[Item]):
-    """Iterates over `source` in a thread, at most `capacity` items ahead.
+    """Iterates over `source` in a thread, at most `capacity` items ahead, inside a `with` block.
 
-    Items come in order. An exception in `source`, of any kind, comes out of `next` in its place. `close` (or
-    leaving the `with` block) stops the thread where it is, waits for it, and closes `source` in that thread
-    if it is a generator, so that files it holds open are closed and a chain of such stages ends from the last
-    to the first.
+    Items come in order. An exception in `source`, of any kind, comes out of `next` in its place. Leaving the block
+    (or `close`) stops the thread where it is, waits for it, and closes `source` in that thread if it is a
+    generator, so that files it holds open are closed and a chain of such stages ends from the last to the first.
     """
 
     def __init__(self, source: Iterable[Item], capacity: int, name: str = "prefetch") -> None:
@@ -35,9 +35,21 @@ class Prefetch(AbstractContextManager, Iterator[Item], Generic[Item]):
         self._error: BaseException | None = None
         # A daemon, so that a second ^C during `close` still ends the process.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self._launched = False
+        self._began = threading.Event()
+
+    def __enter__(self) -> Self:
+        self._launched = True
+        try:
+            self._thread.start()
+        except BaseException:  # an interrupt, which leaves the thread running: nobody else would end it
+            self.close()
+            raise
+        return self
 
     def __next__(self) -> Item:
+        if not self._launched:
+            raise ValueError("a stage works inside its `with` block only")
         with self._changed:
             while not self._items and not self._finished and not self._stopped:
                 self._changed.wait()
@@ -56,17 +68,17 @@ class Prefetch(AbstractContextManager, Iterator[Item], Generic[Item]):
             self._stopped = True
             self._items.clear()
             self._changed.notify_all()
-        self._thread.join()
+        # An interrupt may have come before the thread was there at all: then there is nothing to wait for.
+        if self._launched and self._began.wait(_START_SECONDS):
+            self._thread.join()
+        elif not self._launched:
+            close_iterator(self._source)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def _run(self) -> None:
+        self._began.set()
         try:
             try:
                 for item in self._source:

@@ -114,6 +114,7 @@ def test_the_encoder_options_reach_the_encoder(
     ("options", "words"),
     [
         (("--audio-lead", "soon"), "number of seconds"),
+        (("--audio-lead", "40"), "more than a second"),
         (("--face", "0"), "--face"),
         (("--crf", "99"), "--crf"),
         (("--length", "stretch"), "--length"),

@@ -8,9 +8,12 @@ import typer
 
 def _seconds(text: str) -> Fraction:
     try:
-        return Fraction(text)
+        seconds = Fraction(text)
     except (ValueError, ZeroDivisionError):
         raise typer.BadParameter(f"{text!r} is no number of seconds; try 0.04 or 1/25.") from None
+    if abs(seconds) > 1:
+        raise typer.BadParameter(f"{text!r} is more than a second; a frame's lead is about 0.04 or 1/25.")
+    return seconds
 
 
 AudioLead = Annotated[
