@@ -46,6 +46,7 @@ bench: $(VENV)/.dev  ## Measure speed and memory (benchmarks/)
 RUNS ?= runs
 TRAIN := $(BIN)/lipsmith train --data $(RUNS)/prepared --resume
 weights: $(VENV)/.dev  ## Train the default weights again: make weights CLIPS=FOLDER (hours; manifest.tsv in it)
+	@test -n "$(CLIPS)" || { echo "Where is the footage? Say: make weights CLIPS=FOLDER" >&2; exit 2; }
 	$(BIN)/lipsmith prepare $(CLIPS) --manifest $(CLIPS)/manifest.tsv --output $(RUNS)/prepared
 	$(TRAIN) recipes/expert.yaml --output $(RUNS)/expert
 	$(TRAIN) recipes/reconstruction.yaml --output $(RUNS)/reconstruction
