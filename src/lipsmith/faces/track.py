@@ -154,8 +154,7 @@ class _Course:
 
 @dataclass
 class FaceTracker:
-    """Follows every face through a video, frame by frame, in memory that does not grow with the picture's
-    size.
+    """Follows every face through a video, frame by frame, in memory that does not grow with the picture's size.
 
     At most the frames since the detector's last look are kept, by reference: do not write to an image after
     giving it to `add`.
@@ -198,8 +197,7 @@ class FaceTracker:
 
         Args:
             image: The frame; all frames of a video have the same size.
-            index: The frame's number if the caller counts, to be checked: frames come in order, from 0,
-                without gaps.
+            index: The frame's number if the caller counts, to be checked: frames come in order, from 0, without gaps.
         """
         if self._finished:
             raise ValueError("this tracker is finished; start another one for another video")
@@ -378,8 +376,7 @@ def smooth(states: Floats, *, sigma: float) -> Floats:
 
 
 def _fit_lines(values: Floats, sigma: float) -> Floats:
-    """Value at each row of the line through its neighbours, weighted by a Gaussian of `sigma` rows; (n,
-    c)."""
+    """Value at each row of the line through its neighbours, weighted by a Gaussian of `sigma` rows; (n, c)."""
     reach = min(int(np.ceil(3 * sigma)), len(values) - 1)
     offsets = np.arange(-reach, reach + 1, dtype=np.float64)
     weights = np.exp(-0.5 * (offsets / sigma) ** 2)
@@ -406,8 +403,7 @@ def primary_box_rows(tracks: list[FaceTrack], num_frames: int, which: int | None
     """One box per frame, (num_frames, 4) as in `FaceTrack`: the face to sync, or NaN where it cannot be seen.
 
     Faces are counted by size anew in each shot, so that after a cut the same role goes on. A face that
-    comes back after a while, of about the size that it had, while nobody else took its place, counts as the
-    same one.
+    comes back after a while, of about the size that it had, while nobody else took its place, counts as the same one.
 
     Args:
         tracks: What `FaceTracker.finish` returned.
