@@ -76,12 +76,12 @@ class SyncOptions:
         device: Where the runtime computes; "auto" takes the best that is present.
         threads: Most CPU threads of the runtime; None takes all cores.
         batch_size: Frames generated at once; None suits the size of the picture. Memory grows with it.
-        length: What happens when the video is shorter than the sound, see `lipsmith.timeline`; a longer one
-        is cut. encoder: Codec and quality of the output. provenance: Whether the output carries Content
-        Credentials and a tag that say it is synthetic. identity: Who signs the Content Credentials; None: the
-        identity of this machine, made when first needed. visible_mark: Burn a label into the picture: True
-        for the usual words, or the words. audio_lead_seconds: How long before a frame the sound that it hears
-        starts; None: what the weights were
+        length: What happens when the video is shorter than the sound, see `lipsmith.timeline`; a longer one is cut.
+        encoder: Codec and quality of the output.
+        provenance: Whether the output carries Content Credentials and a tag that say it is synthetic.
+        identity: Who signs the Content Credentials; None: the identity of this machine, made when first needed.
+        visible_mark: Burn a label into the picture: True for the usual words, or the words.
+        audio_lead_seconds: How long before a frame the sound that it hears starts; None: what the weights were
             trained with.
         close_in_silence: Where nobody speaks, let the generator hear silence instead of noise.
         overwrite: Whether an existing output may be replaced. An input is never replaced.
