@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from lipsmith.evaluation.sync_score import (
+    SyncScore,
     bootstrap_ratio,
     clip_similarity,
     offset_curve,
@@ -66,6 +67,26 @@ class TestPreference:
 
     def test_in_sync(self) -> None:
         assert score_clip(PlaneExpert(), *clip(34)).preference_share == 1.0
+
+
+class TestDistances:
+    def test_of_unit_vectors(self) -> None:
+        curve = np.full(31, 0.5)  # distance 1
+        curve[15] = 1.0  # distance 0
+        curve[0] = np.nan
+        score = SyncScore(40, 1.0, 0, 0.5, curve)
+        assert (score.lse_d, score.lse_c) == pytest.approx((0.0, 1.0))
+
+    def test_a_clip_without_a_curve_has_none(self) -> None:
+        score = SyncScore(2, 1.0, None, 0.5, np.full(31, np.nan))
+        assert np.isnan(score.lse_d) and np.isnan(score.lse_c)
+
+    def test_summary_means_over_clips(self) -> None:
+        flat, peak = np.full(31, 0.5), np.full(31, 0.5)
+        peak[15] = 0.875  # distance 0.5
+        summary = summarise([SyncScore(40, 1.0, 0, 0.0, flat), SyncScore(40, 1.0, 0, 0.375, peak)])
+        assert summary.lse_d.value == pytest.approx(0.75)
+        assert summary.lse_c.value == pytest.approx(0.25)
 
 
 class TestOffset:

@@ -168,15 +168,17 @@ class HeldOutReport:
     def to_markdown(self) -> str:
         """The numbers as tables; in brackets the 95 % interval over speakers."""
         lines = [
-            f"{len(self.pairs)} pairs, {len({pair.speaker for pair in self.pairs})} speakers. Chance is 50 %.",
+            f"{len(self.pairs)} pairs, {len({pair.speaker for pair in self.pairs})} speakers. Chance is 50 %. "
+            "LSE with this judge's distances in the place of SyncNet's.",
             "",
-            "| condition | prefers its own sound | offset within one frame | confidence | clips · windows |",
-            "|---|---|---|---|---|",
+            "| condition | prefers its own sound | offset within one frame | LSE-D ↓ | LSE-C ↑ | clips · windows |",
+            "|---|---|---|---|---|---|",
         ]
         for name, summary in self.sync.items():
             lines.append(
                 f"| {name} | {_percent(summary.preference_share)} | {_percent(summary.offset_within_one_share)} "
-                f"| {_plain(summary.confidence, 3)} | {summary.num_clips} · {summary.num_windows} |"
+                f"| {_plain(summary.lse_d, 3)} | {_plain(summary.lse_c, 3)} "
+                f"| {summary.num_clips} · {summary.num_windows} |"
             )
         lines += [
             "",

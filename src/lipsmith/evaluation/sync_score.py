@@ -11,6 +11,9 @@ frames of l_i):
 * **offset curve**: the mean of l_i · s_{i − k} over the clip for offsets k = −15 … 15 frames; its highest point
   is **av_offset_frames**. Positive: the sound comes too early. The sign is SyncNet's and `evaluation.lse`'s.
 * **confidence**: highest point minus median of the curve, in units of cosine.
+* **lse_d**, **lse_c**: SyncNet's numbers with this judge in its place. With the distance d_k = √(2 − 2 c_k) of unit
+  vectors, root mean square over the clip, of each point c_k of the curve: the least d_k, and their median minus it.
+  They compare with numbers of the same judge only.
 
 Intervals over clips are percentile bootstraps that draw whole clips (or whole speakers), because windows of
 one clip are no independent witnesses.
@@ -64,6 +67,20 @@ class SyncScore:
     curve: NDArray[np.float64]
     """(31,) mean cosine at the offsets −15 … 15; NaN where too few windows meet."""
 
+    @property
+    def lse_d(self) -> float:
+        """Least distance over the offsets, 0 to 2; NaN where the curve has no point."""
+        return float(min(self._distances(), default=float("nan")))
+
+    @property
+    def lse_c(self) -> float:
+        """Median minus least distance over the offsets; NaN where the curve has no point."""
+        distances = self._distances()
+        return float(np.median(distances)) - self.lse_d if len(distances) else float("nan")
+
+    def _distances(self) -> NDArray[np.float64]:
+        return np.sqrt(np.maximum(0.0, 2 - 2 * self.curve[np.isfinite(self.curve)]))
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready values; NaN as None."""
         return {
@@ -71,6 +88,8 @@ class SyncScore:
             "preference_share": _number(self.preference_share),
             "av_offset_frames": self.av_offset_frames,
             "confidence": _number(self.confidence),
+            "lse_d": _number(self.lse_d),
+            "lse_c": _number(self.lse_c),
             "curve": [_number(value) for value in self.curve],
         }
 
@@ -101,6 +120,9 @@ class SyncSummary:
     offset_within_one_share: Interval
     """Share of clips whose offset is −1, 0 or 1."""
     confidence: Interval
+    lse_d: Interval
+    """Mean over the clips, by this judge."""
+    lse_c: Interval
     offsets: dict[int, int]
     """Offset → number of clips."""
     curve: NDArray[np.float64]
@@ -115,6 +137,8 @@ class SyncSummary:
             "preference_share": self.preference_share.to_dict(),
             "offset_within_one_share": self.offset_within_one_share.to_dict(),
             "confidence": self.confidence.to_dict(),
+            "lse_d": self.lse_d.to_dict(),
+            "lse_c": self.lse_c.to_dict(),
             "offsets": {str(offset): count for offset, count in sorted(self.offsets.items())},
             "curve": [_number(value) for value in self.curve],
         }
@@ -251,7 +275,6 @@ def summarise(
     ones = np.ones(len(used))
     offsets = [score.av_offset_frames for score in used if score.av_offset_frames is not None]
     within = np.array([abs(offset) <= 1 for offset in offsets], dtype=np.float64)
-    confidence = np.array([score.confidence for score in used])
     counts: dict[int, int] = {}
     for offset in offsets:
         counts[offset] = counts.get(offset, 0) + 1
@@ -265,7 +288,9 @@ def summarise(
         num_unscored=len(scores) - len(used),
         preference_share=interval(preferred, num_windows),
         offset_within_one_share=interval(within, ones),
-        confidence=interval(confidence, ones),
+        confidence=interval(np.array([score.confidence for score in used]), ones),
+        lse_d=interval(np.array([score.lse_d for score in used]), ones),
+        lse_c=interval(np.array([score.lse_c for score in used]), ones),
         offsets=counts,
         curve=_mean_curve([score.curve for score in used]),
     )

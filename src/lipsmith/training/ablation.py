@@ -78,17 +78,6 @@ class Row:
     psnr_lower: float | None
 
 
-def judge_distances(score: SyncScore) -> tuple[float, float]:
-    """LSE-D and LSE-C of one clip, with a judge in SyncNet's place.
-
-    The distances are root mean squares over the clip: √(2 − 2 c) for the mean cosine c of unit vectors at one shift.
-    """
-    distances = np.sqrt(np.maximum(0.0, 2 - 2 * score.curve[np.isfinite(score.curve)]))
-    if not len(distances):
-        return float("nan"), float("nan")
-    return float(distances.min()), float(np.median(distances) - distances.min())
-
-
 class Ablation:
     """All runs of one seed, under one folder.
 
@@ -198,13 +187,12 @@ class Ablation:
 
 
 def _sync_measures(scores: Sequence[SyncScore]) -> dict[str, float]:
-    distances = np.array([judge_distances(score) for score in scores])
     windows = np.array([score.num_windows for score in scores])
     preferences = np.array([score.preference_share for score in scores])
     offsets = [score.av_offset_frames for score in scores]
     return {
-        "lse_d": float(np.nanmean(distances[:, 0])),
-        "lse_c": float(np.nanmean(distances[:, 1])),
+        "lse_d": float(np.nanmean([score.lse_d for score in scores])),
+        "lse_c": float(np.nanmean([score.lse_c for score in scores])),
         "preference": float(np.average(preferences, weights=windows)),
         "offset_within_one": float(np.mean([offset is not None and abs(offset) <= 1 for offset in offsets])),
     }
