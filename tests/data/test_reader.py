@@ -101,6 +101,10 @@ def test_what_is_drawn_does_not_depend_on_what_was_found_damaged_before(tmp_path
     resumed = ClipSampler(ClipSet(tmp_path, records))
     assert [draw(resumed, step) for step in range(10, 20)] == uninterrupted[10:]
     assert whole.skipped["damaged"] > 3
+    one_of_two = ClipSampler(ClipSet(tmp_path, records))
+    for step, ids in enumerate(uninterrupted):
+        some = one_of_two.draw(np.random.default_rng(step), 5, 5, range(1, 5, 2))
+        assert [clip.record.id for clip in some] == ids[1::2]
     for ids in uninterrupted:
         assert len(set(ids)) == 5  # a substitute is none of the others
         assert not set(ids) & {"c00", "c04", "c08"}

@@ -264,3 +264,43 @@ def test_a_shifted_face_is_moved_back(shift):
     # What lies at (30, 30) of the canvas lies at `shift` of the image: it must move back by it.
     image = canvas[30 - shift[1] : 30 - shift[1] + SIDE, 30 - shift[0] : 30 - shift[0] + SIDE]
     np.testing.assert_allclose(upper_shift(image, target), (-shift[0], -shift[1]), atol=0.4)
+
+
+@pytest.mark.parametrize("rows", [[0, 2, 4], [1, 3], [4]])
+def test_some_rows_of_a_batch_are_what_they_are_in_the_whole(rows):
+    clips = [_clip(name) for name in "abcdef"]
+    settings = {"num_frames": 8, "sound": SoundAugmentation()}
+    faces = FaceAugmentation()
+
+    def stretches(rows=None):
+        return expert_batch(
+            ClipSampler(clips),
+            np.random.default_rng(3),
+            num_clips=5,
+            faces=faces,
+            off_sync_share=0.5,
+            rows=rows,
+            **settings,
+        )
+
+    def faces_and_sounds(rows=None):
+        return generator_batch(
+            ClipSampler(clips),
+            np.random.default_rng(3),
+            num_clips=5,
+            lead_seconds=Fraction(0),
+            num_negatives=4,
+            foreign_share=0.5,
+            silence_share=0.5,
+            least_reference_distance=6,
+            num_reference_candidates=4,
+            reference="frame",
+            faces=faces,
+            rows=rows,
+            **settings,
+        )
+
+    for draw in (stretches, faces_and_sounds):
+        whole, some = draw(), draw(rows)
+        for name, values in whole.__dict__.items():
+            np.testing.assert_array_equal(getattr(some, name), values[rows], err_msg=name)

@@ -1,6 +1,8 @@
 """Prepared clips → training batches: which clips, which frames, which references, which sound.
 
 Every batch is a pure function of (data, seed, step), so that a resumed training sees what an uninterrupted one would.
+Which clips it is made of is drawn for all rows at once; the rest of a row depends on the row's own seed alone, so that
+several processes can each prepare some rows of it.
 """
 
 from collections.abc import Sequence
@@ -137,11 +139,14 @@ class ClipSampler:
         """Samples that could not be read, by reason."""
         return dict(self.clips.skips.reasons) if isinstance(self.clips, ClipSet) else {}
 
-    def draw(self, rng: np.random.Generator, count: int, min_frames: int) -> list[Clip]:
+    def draw(
+        self, rng: np.random.Generator, count: int, min_frames: int, rows: Sequence[int] | None = None
+    ) -> list[Clip]:
         """`count` different clips (as far as there are as many) of at least `min_frames` frames.
 
         One that cannot be read is replaced by another draw: what comes out depends on the generator and the data
-        alone, not on what was found damaged before.
+        alone, not on what was found damaged before. With `rows` only these of them are read and returned; the others
+        are what they are without it.
         """
         usable = np.flatnonzero(self._lengths >= min_frames)
         if not len(usable):
@@ -150,27 +155,25 @@ class ClipSampler:
                 f"No training clip has the {min_frames} frames that the recipe asks for; the longest has {longest}."
             )
         weights = self._weights[usable] / self._weights[usable].sum()
-        chosen = rng.choice(usable, count, replace=len(usable) < count, p=weights).tolist()
+        chosen = rng.choice(usable, count, replace=len(usable) < count, p=weights)
+        seed = int(rng.integers(0, 2**63))
         return [
-            self._read(number) or self._substitute(rng, usable, chosen, place)
-            for place, number in enumerate(chosen)
+            self._read(int(chosen[row])) or self._substitute(seed, usable, chosen, row)
+            for row in (range(count) if rows is None else rows)
         ]
 
-    def _substitute(
-        self, rng: np.random.Generator, usable: NDArray[np.intp], chosen: list[int], place: int
-    ) -> Clip:
-        """Another clip for the unreadable one at `place` of `chosen`; put there, so that none comes twice."""
-        tried = {chosen[place]}
-        while True:
-            left = np.setdiff1d(usable, [*tried, *chosen])
-            left = left if len(left) else np.setdiff1d(usable, [*tried])
-            if not len(left):
-                raise DataError("None of the training clips that are long enough can be read.")
-            chosen[place] = int(rng.choice(left, p=self._weights[left] / self._weights[left].sum()))
-            clip = self._read(chosen[place])
+    def _substitute(self, seed: int, usable: NDArray[np.intp], chosen: NDArray[np.intp], row: int) -> Clip:
+        """Another clip for the unreadable one that was chosen for `row`."""
+        rng = np.random.default_rng(seed)
+        left = np.setdiff1d(usable, chosen)
+        weights = self._weights[left]
+        order = rng.choice(left, len(left), replace=False, p=weights / weights.sum()) if len(left) else left
+        # First the row's own share of them, so that none comes twice; where there are too few, any.
+        for number in [*order[row :: len(chosen)], *order, *rng.permutation(usable)]:
+            clip = self._read(int(number))
             if clip is not None:
                 return clip
-            tried.add(chosen[place])
+        raise DataError("None of the training clips that are long enough can be read.")
 
     def _read(self, number: int) -> Clip | None:
         return self.clips.get(number) if isinstance(self.clips, ClipSet) else self.clips[number]
@@ -227,16 +230,18 @@ def expert_batch(
     window_frames: int = EXPERT_FRAMES,
     off_sync_share: float = 0.0,
     least_shift: int = 1,
+    rows: Sequence[int] | None = None,
     pool: ThreadPoolExecutor | None = None,
 ) -> ExpertBatch:
-    """Draw `num_clips` contiguous stretches of `num_frames` frames, augmented.
+    """Draw `num_clips` contiguous stretches of `num_frames` frames, augmented; or only `rows` of them.
 
     Every window has `window_frames` frames (T_v). In a share of about `off_sync_share` of them the sound is of another
     moment, drawn from the whole clip, that begins at least `least_shift` frames earlier or later (paper, 3.3.1); in a
     clip too short for that it stays the window's own.
     """
-    clips = sampler.draw(rng, num_clips, num_frames)
-    seeds = rng.integers(0, 2**63, num_clips)
+    rows = range(num_clips) if rows is None else rows
+    clips = sampler.draw(rng, num_clips, num_frames, rows)
+    seeds = rng.integers(0, 2**63, num_clips)[list(rows)]
 
     def build(job: tuple[Clip, int]) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
         clip, seed = job
@@ -261,8 +266,8 @@ def expert_batch(
                 in_sync[place] = True
         return _channels_first(halves), window_batch(mel, [starts[i] for i in heard]), in_sync
 
-    rows = list((pool.map if pool else map)(build, zip(clips, seeds, strict=True)))
-    return ExpertBatch(*(np.stack(part) for part in zip(*rows, strict=True)))
+    built = list((pool.map if pool else map)(build, zip(clips, seeds, strict=True)))
+    return ExpertBatch(*(np.stack(part) for part in zip(*built, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -277,6 +282,7 @@ class GeneratorBatch:
         sync_windows: float32 (B, M, 1, 80, 16): what the expert hears; the first T − T_v + 1 belong to its windows of
             the stretch, the others are other moments of the same sound, at least two frames away from all of them.
         foreign: bool (B,): the sound is another clip's, so that the target is not the answer.
+        seeds: int64 (B,): of what else is drawn for each row in the course of the step.
     """
 
     targets: FloatArray
@@ -284,6 +290,7 @@ class GeneratorBatch:
     frame_windows: FloatArray
     sync_windows: FloatArray
     foreign: NDArray[np.bool_]
+    seeds: NDArray[np.int64]
 
 
 def generator_batch(
@@ -302,9 +309,10 @@ def generator_batch(
     faces: FaceAugmentation,
     sound: SoundAugmentation,
     window_frames: int = EXPERT_FRAMES,
+    rows: Sequence[int] | None = None,
     pool: ThreadPoolExecutor | None = None,
 ) -> GeneratorBatch:
-    """Draw a batch, for an expert whose windows have `window_frames` frames (T_v).
+    """Draw a batch, or only `rows` of it, for an expert whose windows have `window_frames` frames (T_v).
 
     With references of the form `frame`, those of a stretch are a stretch too (paper, 3.4.2), chosen among a few
     candidates at least `least_reference_distance` frames away as the one most like the target in the visible upper
@@ -312,9 +320,10 @@ def generator_batch(
     `foreign_share` of the rows hear another clip. `silence_share` of the others show a pause of
     their clip where it has one, with a reference that speaks. As at inference, the generator hears silence in pauses.
     """
-    clips = sampler.draw(rng, num_clips, num_frames + least_reference_distance)
-    others = sampler.draw(rng, num_clips, num_frames + least_reference_distance)
-    seeds = rng.integers(0, 2**63, num_clips)
+    rows = range(num_clips) if rows is None else rows
+    clips = sampler.draw(rng, num_clips, num_frames + least_reference_distance, rows)
+    others = sampler.draw(rng, num_clips, num_frames + least_reference_distance, rows)
+    seeds = rng.integers(0, 2**63, num_clips)[list(rows)]
 
     def build(job: tuple[Clip, Clip, int]) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, bool]:
         clip, other, seed = job
@@ -355,13 +364,15 @@ def generator_batch(
             foreign,
         )
 
-    rows = list((pool.map if pool else map)(build, zip(clips, others, seeds, strict=True)))
+    built = list((pool.map if pool else map)(build, zip(clips, others, seeds, strict=True)))
+    targets, references, frame_windows, sync_windows, foreign = zip(*built, strict=True)
     return GeneratorBatch(
-        np.stack([row[0] for row in rows]),
-        np.stack([row[1] for row in rows]),
-        np.stack([row[2] for row in rows]),
-        np.stack([row[3] for row in rows]),
-        np.array([row[4] for row in rows]),
+        np.stack(targets),
+        np.stack(references),
+        np.stack(frame_windows),
+        np.stack(sync_windows),
+        np.array(foreign),
+        seeds,
     )
 
 
