@@ -135,7 +135,8 @@ class Clip:
     def starts(self, lead_seconds: Fraction = Fraction(0), shift_seconds: float = 0.0) -> list[int]:
         """First column in `mel` that each frame hears; see `lipsmith.timebase.window_start`."""
         offset = Fraction(self.record.offset_seconds + shift_seconds).limit_denominator(10_000)
-        return [window_start(time + offset, lead_seconds) - self.mel_first for time in self.times]
+        lead = lead_seconds - offset  # of a time that is as much later
+        return [window_start(time, lead) - self.mel_first for time in self.times]
 
     def windows(
         self, lead_seconds: Fraction = Fraction(0), shift_seconds: float = 0.0
@@ -171,14 +172,14 @@ def clip_from_bytes(record: ClipRecord, content: bytes) -> Clip:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             joined, lengths = file["jpegs"], file["lengths"]
-            numerators, denominators = file["time_numerators"], file["time_denominators"]
+            numerators, denominators = file["time_numerators"].tolist(), file["time_denominators"].tolist()
             mel, mel_first = file["mel"], int(file["mel_first"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError("no npz of a clip" if isinstance(error, KeyError) else str(error)) from error
     if lengths.sum() != len(joined) or not len(lengths) == len(numerators) == len(denominators):
         raise DataError("crops, lengths and times do not belong together")
     jpegs = np.split(joined, np.cumsum(lengths)[:-1])
-    times = [Fraction(int(n), int(d)) for n, d in zip(numerators, denominators, strict=True)]
+    times = list(map(Fraction, numerators, denominators))
     return Clip(record, jpegs, times, mel, mel_first)
 
 
