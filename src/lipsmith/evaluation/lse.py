@@ -8,7 +8,7 @@ of the least with its sign turned: positive when the sound comes too early.
 the offset beside them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -124,34 +124,19 @@ def embed_clip(
     Raises:
         ValueError: picture or sound shorter than six frames (0.24 s).
     """
-    features = mfcc(to_int16(samples))
-    # Parity: one window fewer than fit, as published.
-    most_windows = len(samples) // _SAMPLES_PER_FRAME - EXPERT_FRAMES
-    device, was_training = torch.device("cpu"), False
+    was_training = isinstance(syncnet, nn.Module) and syncnet.training
     if isinstance(syncnet, nn.Module):
-        device, was_training = next(syncnet.parameters()).device, syncnet.training
         syncnet.eval()
-    lips: list[NDArray[np.float32]] = []
-    sounds: list[NDArray[np.float32]] = []
-    num_windows = 0
     try:
-        with torch.inference_mode():
-            for stack in _window_batches(faces, most_windows):
-                sound = np.stack(
-                    [
-                        features[start * _MFCC_PER_FRAME : start * _MFCC_PER_FRAME + _MFCC_PER_WINDOW].T
-                        for start in range(num_windows, num_windows + len(stack))
-                    ]
-                )[:, None]
-                num_windows += len(stack)
-                lips.append(syncnet.embed_lips(torch.from_numpy(stack).to(device)).cpu().numpy())
-                sounds.append(syncnet.embed_sound(torch.from_numpy(sound).to(device)).cpu().numpy())
+        embedder = ClipEmbedder(syncnet, samples)
+        for face in faces:
+            if embedder.is_full:
+                break
+            embedder.add(face)
+        return embedder.finish()
     finally:
         if isinstance(syncnet, nn.Module):
             syncnet.train(was_training)
-    if not lips:
-        raise ValueError(f"picture and sound must last {EXPERT_FRAMES + 1} frames (0.24 s) for SyncNet")
-    return np.concatenate(lips), np.concatenate(sounds)
 
 
 def score_clip(syncnet: SyncNetwork, faces: Iterable[Image], samples: NDArray[np.float32]) -> LseScore:
@@ -159,22 +144,68 @@ def score_clip(syncnet: SyncNetwork, faces: Iterable[Image], samples: NDArray[np
     return score_embeddings(*embed_clip(syncnet, faces, samples))
 
 
-def _window_batches(faces: Iterable[Image], most_windows: int) -> Iterator[NDArray[np.float32]]:
-    """Five-frame windows (n, 3, 5, 224, 224), 0–255: one fewer than fit, at most `most_windows`."""
-    held: list[NDArray[np.float32]] = []  # frames not yet in all of their windows
-    sent = 0
-    for face in faces:
-        held.append(_network_face(face))
-        ready = min(len(held) - EXPERT_FRAMES, most_windows - sent)
-        if ready >= _BATCH_WINDOWS:
-            yield _stack_windows(held, ready)
-            del held[:ready]
-            sent += ready
-        if sent >= most_windows:
+class ClipEmbedder:
+    """Embeds a clip whose frames come one by one, so that several clips of one video can be embedded side by side.
+
+    Arguments as for `embed_clip`, but that a module must be in evaluation mode.
+    """
+
+    def __init__(self, syncnet: SyncNetwork, samples: NDArray[np.float32]) -> None:
+        self._syncnet = syncnet
+        self._device = (
+            next(syncnet.parameters()).device if isinstance(syncnet, nn.Module) else torch.device("cpu")
+        )
+        self._features = mfcc(to_int16(samples))
+        # Parity: one window fewer than fit, as published.
+        self._most_windows = max(0, len(samples) // _SAMPLES_PER_FRAME - EXPERT_FRAMES)
+        self._held: list[NDArray[np.float32]] = []  # frames not yet in all of their windows
+        self._num_windows = 0
+        self._lips: list[NDArray[np.float32]] = []
+        self._sounds: list[NDArray[np.float32]] = []
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the sound is at its end, so that further frames change nothing."""
+        return self._num_windows >= self._most_windows
+
+    def add(self, face: Image) -> None:
+        """Take the next frame or face crop, uint8 BGR of any one size."""
+        if self.is_full:
             return
-    ready = min(len(held) - EXPERT_FRAMES, most_windows - sent)
-    if ready > 0:
-        yield _stack_windows(held, ready)
+        self._held.append(_network_face(face))
+        if self._num_ready >= _BATCH_WINDOWS:
+            self._embed(self._num_ready)
+
+    def finish(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The embeddings of lips and sound, each (N, D); raises `ValueError` as `embed_clip`."""
+        if self._num_ready > 0:
+            self._embed(self._num_ready)
+        if not self._lips:
+            raise ValueError(f"picture and sound must last {EXPERT_FRAMES + 1} frames (0.24 s) for SyncNet")
+        return np.concatenate(self._lips), np.concatenate(self._sounds)
+
+    @property
+    def _num_ready(self) -> int:
+        # Parity: as of the sound, one window fewer than fit.
+        return min(len(self._held) - EXPERT_FRAMES, self._most_windows - self._num_windows)
+
+    def _embed(self, count: int) -> None:
+        frames = np.stack(
+            [np.stack(self._held[start : start + EXPERT_FRAMES], axis=1) for start in range(count)]
+        )
+        starts = range(
+            self._num_windows * _MFCC_PER_FRAME,
+            (self._num_windows + count) * _MFCC_PER_FRAME,
+            _MFCC_PER_FRAME,
+        )
+        sound = np.stack([self._features[start : start + _MFCC_PER_WINDOW].T for start in starts])[:, None]
+        with torch.inference_mode():
+            lip = self._syncnet.embed_lips(torch.from_numpy(frames).to(self._device))
+            heard = self._syncnet.embed_sound(torch.from_numpy(sound).to(self._device))
+        self._lips.append(lip.cpu().numpy())
+        self._sounds.append(heard.cpu().numpy())
+        self._num_windows += count
+        del self._held[:count]
 
 
 def _network_face(face: Image) -> NDArray[np.float32]:
@@ -182,7 +213,3 @@ def _network_face(face: Image) -> NDArray[np.float32]:
     # Parity: bilinear even when shrinking, as published.
     resized = face if face.shape[:2] == (FACE_SIZE, FACE_SIZE) else cv2.resize(face, (FACE_SIZE, FACE_SIZE))
     return resized.transpose(2, 0, 1).astype(np.float32)
-
-
-def _stack_windows(frames: list[NDArray[np.float32]], count: int) -> NDArray[np.float32]:
-    return np.stack([np.stack(frames[start : start + EXPERT_FRAMES], axis=1) for start in range(count)])

@@ -3,6 +3,8 @@
 Used for evaluation only: it never teaches the generator.
 """
 
+from typing import cast
+
 from torch import Tensor, nn
 
 
@@ -78,3 +80,64 @@ class SyncNet(nn.Module):
     def embed_sound(self, mfcc: Tensor) -> Tensor:
         """MFCC windows (n, 1, 13, 20), 100 columns a second → (n, 1024)."""
         return self.netfcaud(self.netcnnaud(mfcc).flatten(1))
+
+
+class FlatLipTower(nn.Module):
+    """SyncNet's lip tower as two-dimensional layers, with the same numbers: what CPU runtimes compute fastest.
+
+    Only the tower's first kernel reaches over time, and it reaches over all five frames: that is a plain
+    convolution over 15 channels.
+    """
+
+    def __init__(self, syncnet: SyncNet) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(_flattened(layer) for layer in syncnet.netcnnlip))
+        self.projection = syncnet.netfclip
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Whole faces (n, 3, 5, 224, 224), BGR 0 to 255 → (n, 1024)."""
+        return self.projection(self.layers(frames.flatten(1, 2)).flatten(1))  # 15 × 224 × 224
+
+
+class SoundTower(nn.Module):
+    """SyncNet's sound tower by itself."""
+
+    def __init__(self, syncnet: SyncNet) -> None:
+        super().__init__()
+        self.layers, self.projection = syncnet.netcnnaud, syncnet.netfcaud
+
+    def forward(self, mfcc: Tensor) -> Tensor:
+        """MFCC windows (n, 1, 13, 20) → (n, 1024)."""
+        return self.projection(self.layers(mfcc).flatten(1))
+
+
+def _flattened(layer: nn.Module) -> nn.Module:
+    """A layer of the lip tower without its axis of time."""
+    if isinstance(layer, nn.Conv3d):
+        # All frames that a kernel sees become channels: five of the first layer's, one of all others'.
+        weight = layer.weight.detach().flatten(1, 2)
+        flat = nn.Conv2d(
+            weight.shape[1],
+            weight.shape[0],
+            _in_plane(layer.kernel_size),
+            _in_plane(layer.stride),
+            _in_plane(cast("tuple[int, ...]", layer.padding)),
+        )
+        assert layer.bias is not None
+        flat.load_state_dict({"weight": weight, "bias": layer.bias.detach()})
+        return flat
+    if isinstance(layer, nn.BatchNorm3d):
+        norm = nn.BatchNorm2d(layer.num_features, eps=layer.eps)
+        norm.load_state_dict(layer.state_dict())
+        return norm.train(layer.training)
+    if isinstance(layer, nn.MaxPool3d):
+        return nn.MaxPool2d(_in_plane(layer.kernel_size), _in_plane(layer.stride), _in_plane(layer.padding))
+    return layer
+
+
+def _in_plane(sizes: int | tuple[int, ...]) -> tuple[int, int]:
+    """Height and width of a size in time, height and width."""
+    if isinstance(sizes, int):
+        return sizes, sizes
+    _, height, width = sizes
+    return height, width
