@@ -37,11 +37,20 @@ def _slaney_to_hz(mel: NDArray) -> NDArray:
     return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((mel - 15) * np.log(6.4) / 27))
 
 
+def band_centres_hz() -> NDArray:
+    """The frequency in the middle of each mel band, (80,), rising."""
+    return _band_edges_hz()[1:-1]
+
+
+def _band_edges_hz() -> NDArray:
+    ends = _hz_to_slaney(np.array([_LOWEST_HZ, _HIGHEST_HZ]))
+    return _slaney_to_hz(np.linspace(ends[0], ends[1], NUM_MELS + 2))
+
+
 @cache
 def _filterbank() -> FloatArray:
     """Triangular bands of equal area, (80, 401)."""
-    ends = _hz_to_slaney(np.array([_LOWEST_HZ, _HIGHEST_HZ]))
-    edges = _slaney_to_hz(np.linspace(ends[0], ends[1], NUM_MELS + 2))
+    edges = _band_edges_hz()
     bins = np.fft.rfftfreq(_FFT_SIZE, 1 / SAMPLE_RATE_HZ)
     width = np.diff(edges)
     slopes = edges[:, None] - bins[None, :]

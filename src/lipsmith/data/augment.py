@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsmith.audio.mel import SILENCE
+from lipsmith.audio.mel import SILENCE, band_centres_hz
 
 FloatArray = NDArray[np.float32]
 
@@ -48,12 +48,15 @@ class SoundAugmentation:
         tilt: Largest change of tone, from the lowest band to the highest.
         noise_floor: Probability of a noise floor between −3.5 and −1.5.
         band_drop: Probability that up to ten neighbouring bands fall silent.
+        warp: Largest stretch of the frequencies, e.g. 0.1 for 0.9 to 1.1: a longer or shorter vocal tract, so that few
+            speakers sound like more.
     """
 
     gain: float = 0.5
     tilt: float = 0.4
     noise_floor: float = 0.3
     band_drop: float = 0.3
+    warp: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,8 @@ def roughen(rng: np.random.Generator, faces: FloatArray, augmentation: FaceAugme
 
 def change_sound(rng: np.random.Generator, mel: FloatArray, augmentation: SoundAugmentation) -> FloatArray:
     """A mel (80, n) heard through another microphone, in another room."""
+    if augmentation.warp > 0:
+        mel = warp_frequencies(mel, rng.uniform(1 - augmentation.warp, 1 + augmentation.warp))
     bands = np.linspace(-0.5, 0.5, mel.shape[0], dtype=np.float32)[:, None]
     gain = rng.uniform(-augmentation.gain, augmentation.gain)
     tilt = rng.uniform(-augmentation.tilt, augmentation.tilt)
@@ -140,3 +145,15 @@ def change_sound(rng: np.random.Generator, mel: FloatArray, augmentation: SoundA
         first = rng.integers(0, mel.shape[0] - 10)
         changed[first : first + rng.integers(2, 11)] = SILENCE
     return np.clip(changed, -4, 4).astype(np.float32)
+
+
+def warp_frequencies(mel: FloatArray, stretch: float) -> FloatArray:
+    """A mel (80, n) with what was at frequency f at `stretch` · f; what lay beyond the bands is their last one.
+
+    Levels between two bands are interpolated. Resonances of a vocal tract lie in inverse proportion to its length.
+    """
+    centres = band_centres_hz()
+    sources = np.interp(centres / stretch, centres, np.arange(len(centres)))
+    below = np.minimum(sources.astype(np.intp), len(centres) - 2)
+    share = (sources - below).astype(np.float32)[:, None]
+    return (1 - share) * mel[below] + share * mel[below + 1]

@@ -76,6 +76,7 @@ class SoundRecipe(_Strict):
     tilt: float = 0.4
     noise_floor: Share = 0.3
     band_drop: Share = 0.3
+    warp: float = Field(default=0.0, ge=0, lt=0.5)
 
     def augmentation(self) -> SoundAugmentation:
         """The same as the data package takes it."""
