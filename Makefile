@@ -39,8 +39,8 @@ fmt: $(VENV)/.dev  ## Format the code and mend what lint can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.dev  ## Measure speed and memory (benchmarks/)
-	$(BIN)/python benchmarks/sync_speed.py
+bench: $(VENV)/.dev  ## Measure speed and memory against a pure transcode (benchmarks/)
+	$(BIN)/python benchmarks/pipeline.py
 
 # The stages in their order; each goes on where it was cut off.
 RUNS ?= runs

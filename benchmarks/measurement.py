@@ -5,7 +5,10 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib import metadata
@@ -39,6 +42,33 @@ def peak_memory_mib() -> float:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def run_command(command: Sequence[str]) -> tuple[dict[str, float], str]:
+    """Run `command`: its wall and processor seconds and its peak of memory in MiB, and what it printed.
+
+    The peak is at least what this process itself held when it started the command.
+
+    Raises:
+        SystemExit: it failed; its words are told.
+    """
+    with tempfile.TemporaryFile("w+") as answer, tempfile.TemporaryFile("w+") as words:
+        start = time.perf_counter()
+        process = subprocess.Popen(command, stdout=answer, stderr=words)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        answer.seek(0)
+        words.seek(0)
+        if process.returncode != 0:
+            raise SystemExit(f"{' '.join(command)} ended with {process.returncode}: {words.read()}")
+        peak = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+        figures = {
+            "seconds": round(seconds, 3),
+            "processor_seconds": round(usage.ru_utime + usage.ru_stime, 3),
+            "peak_memory_mib": round(peak, 1),
+        }
+        return figures, answer.read()
 
 
 def describe_machine() -> dict[str, Any]:
@@ -76,6 +106,13 @@ def medians(runs: Sequence[dict[str, float]]) -> dict[str, float]:
     """The median of each figure over the runs."""
     names = {name: None for run in runs for name in run}
     return {name: round(statistics.median(run[name] for run in runs if name in run), 3) for name in names}
+
+
+def spread(runs: Sequence[dict[str, float]]) -> dict[str, list[float]]:
+    """Least and most of each figure over the runs."""
+    names = {name: None for run in runs for name in run}
+    values = {name: [run[name] for run in runs if name in run] for name in names}
+    return {name: [round(min(found), 3), round(max(found), 3)] for name, found in values.items()}
 
 
 def say(words: str) -> None:

@@ -8,10 +8,17 @@ The design promises that memory does not grow with length; the ratio that is pri
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from footage import make_speech, make_video
 from measurement import describe_machine, describe_versions, in_fresh_process, parser, publish, say
-from sync_speed import sync_once
+
+
+def sync_once(video: Path, audio: Path, output: Path, model: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The report of one run, as JSON has it."""
+    from lipsmith.pipeline import SyncOptions, sync
+
+    return sync(video, audio, output, model=model, options=SyncOptions(overwrite=True, **options)).to_dict()
 
 
 def main() -> None:
