@@ -1,5 +1,6 @@
 """Prepared clips come back as they were written, with exact times."""
 
+import io
 from dataclasses import replace
 from fractions import Fraction
 
@@ -9,6 +10,9 @@ import pytest
 from lipsmith.data.clips import (
     Clip,
     ClipRecord,
+    clip_bytes,
+    clip_from_bytes,
+    digest_of,
     dropped_counts,
     encode_crop,
     load_clip,
@@ -44,6 +48,28 @@ def test_round_trip(tmp_path):
     assert loaded.faces().shape == (4, 96, 96, 3)
     np.testing.assert_allclose(loaded.faces()[:, 48, 48, 0], [0, 40, 80, 120], atol=2)
     assert list((tmp_path / "clips").iterdir()) == [tmp_path / "clips" / "c.npz"]
+
+
+def test_bytes_whose_digest_is_known_are_read_alike_and_damage_is_found() -> None:
+    content = clip_bytes(_clip())
+    whole = clip_from_bytes(RECORD, content)  # no digest: the npz's own check sums
+    digested = replace(RECORD, digest=digest_of(content))
+    for clip in (clip_from_bytes(digested, content), clip_from_bytes(digested, content, known=True)):
+        assert [jpeg.tobytes() for jpeg in clip.jpegs] == [jpeg.tobytes() for jpeg in whole.jpegs]
+        assert (clip.times, clip.mel_first) == (whole.times, whole.mel_first)
+        np.testing.assert_array_equal(clip.mel, whole.mel)
+    damaged = bytearray(content)
+    damaged[len(content) // 2] ^= 1
+    for record in (RECORD, digested):
+        with pytest.raises(DataError):
+            clip_from_bytes(record, bytes(damaged))
+    for part in (b"", content[:50], content[: len(content) // 2], content[100:]):
+        with pytest.raises(DataError):
+            clip_from_bytes(RECORD, part, known=True)
+    file = io.BytesIO()
+    np.savez_compressed(file, jpegs=np.zeros(9, np.uint8))
+    with pytest.raises(DataError, match="compressed"):
+        clip_from_bytes(RECORD, file.getvalue(), known=True)
 
 
 def test_a_stored_crop_has_a_sixth_more_on_each_side():

@@ -159,8 +159,9 @@ class ClipSet(Sequence[Clip]):
         return rest
 
     def _load(self, number: int) -> Clip:
-        clip = load_clip(self.records[number], self.location)
-        if number not in self._checked:
+        known = number in self._checked
+        clip = load_clip(self.records[number], self.location, known=known)
+        if not known:
             try:
                 check_clip(clip)
             except DataError as error:
