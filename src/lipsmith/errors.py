@@ -22,6 +22,7 @@ class ExitCode(IntEnum):
     DATA = 9
     RECIPE = 10
     UNVERIFIED = 11  # of `inspect`, whose answer is given all the same
+    INCOMPLETE = 12  # of `evaluate`: the table was given, but some files have no score
     INTERRUPTED = 130
 
 

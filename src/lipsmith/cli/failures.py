@@ -17,6 +17,7 @@ _EXTRAS = {
     "torch": "torch",
     "safetensors": "torch",
     "nncf": "train",
+    "pooch": "evaluate",
     "pydantic": "train",
     "yaml": "train",
     "skimage": "demo",
