@@ -18,7 +18,8 @@ from lipsmith.audio.windows import WindowStream
 from lipsmith.faces.detect import Detection
 from lipsmith.geometry import Box
 from lipsmith.media.probe import MediaInfo, VideoStream
-from lipsmith.media.read import Frame
+from lipsmith.media.read import TimedPicture
+from lipsmith.picture import ArrayPicture
 from lipsmith.pipeline import LipSyncer, Progress, SyncOptions
 from lipsmith.timebase import window_start
 from lipsmith.weights.card import WeightCard
@@ -88,8 +89,8 @@ class Writer:
         if self.is_complete and self.settings["finalize"] is not None:
             self.settings["finalize"](self.path)
 
-    def write(self, image, time):
-        self.frames.append(image)
+    def write(self, picture, time):
+        self.frames.append(picture.bgr())
         self.times.append(time)
 
 
@@ -98,7 +99,7 @@ def make_frame(index, rate=RATE, *, has_face=True):
     image = np.random.default_rng(index).integers(1, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     if not has_face:
         image[0, 0] = 0
-    return Frame(index, index / rate, image)
+    return TimedPicture(index, index / rate, ArrayPicture(image))
 
 
 class Studio:
@@ -117,7 +118,7 @@ class Studio:
         for name in ("video.mp4", "speech.wav"):
             (folder / name).write_bytes(b"stands for a file")
         monkeypatch.setattr(pipeline, "probe", self.probe)
-        monkeypatch.setattr(pipeline, "read_frames", self.read_frames)
+        monkeypatch.setattr(pipeline, "read_pictures", self.read_frames)
         monkeypatch.setattr(pipeline, "read_sample_blocks", self.read_sample_blocks)
         monkeypatch.setattr(pipeline, "VideoWriter", self.make_writer)
 
@@ -173,7 +174,7 @@ def test_a_generator_that_returns_its_reference_reproduces_every_frame(studio):
     report = studio.sync()
     assert report.num_frames == report.num_synced == 30
     for written, frame in zip(studio.written.frames, studio.frames, strict=True):
-        np.testing.assert_array_equal(written, frame.image)
+        np.testing.assert_array_equal(written, frame.picture.image)
     assert studio.written.times == [frame.time for frame in studio.frames]
     assert studio.written.is_complete
 
@@ -182,7 +183,7 @@ def test_only_the_lower_face_changes(studio):
     studio.runtime = Runtime(grey=True)
     studio.sync()
     for written, frame in zip(studio.written.frames, studio.frames, strict=True):
-        changed = (written != frame.image).any(axis=2)
+        changed = (written != frame.picture.image).any(axis=2)
         rows, columns = np.nonzero(changed)
         assert rows.min() >= 8 + 32
         assert rows.max() < 72
@@ -193,13 +194,15 @@ def test_only_the_lower_face_changes(studio):
 
 def test_steady_references_show_the_first_mouth_of_each_shot(studio):
     studio.card = replace(CARD, reference="steady")
-    smooth = [cv2.GaussianBlur(make_frame(seed).image, (0, 0), 6).astype(np.float32) for seed in (0, 1)]
+    smooth = [
+        cv2.GaussianBlur(make_frame(seed).picture.image, (0, 0), 6).astype(np.float32) for seed in (0, 1)
+    ]
     scenes = [np.clip((scene - scene.mean()) * 8 + 128, 1, 255).astype(np.uint8) for scene in smooth]
     mouth = (slice(54, 62), slice(42, 54))
     for index in range(30):
         image = scenes[index // 15].copy()
         image[mouth] = 20 + 8 * (index % 15)  # the mouth of the video moves all the time
-        studio.frames[index] = Frame(index, index / RATE, image)
+        studio.frames[index] = TimedPicture(index, index / RATE, ArrayPicture(image))
     report = studio.sync()
     assert report.num_synced == 30
     # Of the crop's 32 × 32 pixels, four in the middle of the mouth: in each shot those of its first frame.
@@ -278,7 +281,7 @@ def test_frames_without_a_face_pass_through_and_are_reported(studio):
     assert gap.end_seconds == pytest.approx(float(17 / RATE))
     assert "No face in 9 of 30 frames (0.3–0.6 s): they are unchanged." in report.warnings
     for index, written in enumerate(studio.written.frames):
-        assert np.array_equal(written, studio.frames[index].image) == (8 <= index < 17)
+        assert np.array_equal(written, studio.frames[index].picture.image) == (8 <= index < 17)
 
 
 def test_no_face_at_all_writes_nothing(studio):
@@ -306,7 +309,9 @@ def test_a_second_face_that_is_not_there_is_named(studio):
 def test_a_short_video_follows_the_length_policy(studio, policy, order):
     studio.samples = np.tile(studio.samples, 3)[:40000]  # 2.5 s: 75 frames
     report = studio.sync(length=policy)
-    np.testing.assert_array_equal(studio.written.frames, [studio.frames[index].image for index in order])
+    np.testing.assert_array_equal(
+        studio.written.frames, [studio.frames[index].picture.image for index in order]
+    )
     steps = np.diff([float(time) for time in studio.written.times])
     np.testing.assert_allclose(steps, float(1 / RATE), rtol=1e-9)
     duration = 30 / RATE if policy == "cut" else Fraction("2.5")
@@ -315,7 +320,7 @@ def test_a_short_video_follows_the_length_policy(studio, policy, order):
     assert abs(studio.written.times[-1] + 1 / RATE - duration) <= 1 / RATE
 
 
-def test_a_long_video_ends_with_the_sound_and_its_rest_is_not_even_decoded(studio):
+def test_a_long_video_ends_with_the_sound_and_its_rest_is_not_even_decoded(studio, monkeypatch):
     decoded = []
 
     def read_frames(path):
@@ -323,8 +328,7 @@ def test_a_long_video_ends_with_the_sound_and_its_rest_is_not_even_decoded(studi
             decoded.append(index)
             yield make_frame(index)
 
-    studio.read_frames = read_frames
-    pipeline.read_frames = read_frames
+    monkeypatch.setattr(pipeline, "read_pictures", read_frames)
     report = studio.sync()
     assert report.num_frames == 30
     assert max(decoded) < 40
@@ -344,7 +348,8 @@ def test_a_variable_rate_is_kept(studio):
     rng = np.random.default_rng(3)
     times = [Fraction(0), *np.cumsum(rng.integers(10, 60, 29)).tolist()]
     studio.frames = [
-        Frame(index, Fraction(time, 1000), make_frame(index).image) for index, time in enumerate(times)
+        TimedPicture(index, Fraction(time, 1000), make_frame(index).picture)
+        for index, time in enumerate(times)
     ]
     studio.sync(length="cut")
     end = 1 - 1 / RATE / 2
@@ -363,15 +368,15 @@ def test_the_number_of_frames_in_memory_does_not_grow_with_length(studio, monkey
         def read_frames(path):
             nonlocal most
             for index in range(num_frames):
-                image = make_frame(index).image.view(Pixels)
+                image = make_frame(index).picture.image.view(Pixels)
                 alive[id(image)] = weakref.ref(image, lambda _, key=id(image): alive.pop(key))
                 most = max(most, len(alive))
-                frame = Frame(index, index / RATE, image)
+                frame = TimedPicture(index, index / RATE, ArrayPicture(image))
                 del image
                 yield frame
                 del frame
 
-        monkeypatch.setattr(pipeline, "read_frames", read_frames)
+        monkeypatch.setattr(pipeline, "read_pictures", read_frames)
         studio.samples = np.zeros(num_seconds * 16000, np.float32)
         monkeypatch.setattr(pipeline, "VideoWriter", _Shredder)
         studio.sync(batch_size=4, length=length)
@@ -420,13 +425,13 @@ def test_an_exception_in_any_stage_ends_the_run(studio, monkeypatch, stage, erro
                     fail()
                 yield frame
 
-        monkeypatch.setattr(pipeline, "read_frames", read_frames)
+        monkeypatch.setattr(pipeline, "read_pictures", read_frames)
     elif stage == "generate":
         generate = studio.runtime.generate
         studio.runtime.generate = lambda mels, faces: (fail(), generate(mels, faces))[1]
     elif stage == "compose":
-        paste = pipeline.paste_face
-        monkeypatch.setattr(pipeline, "paste_face", lambda *args: (fail(), paste(*args))[1])
+        paste = pipeline.paste_into
+        monkeypatch.setattr(pipeline, "paste_into", lambda *args: (fail(), paste(*args))[1])
     elif stage == "encode":
         monkeypatch.setattr(Writer, "write", fail)
     else:
@@ -443,7 +448,7 @@ def test_a_video_that_got_shorter_between_the_passes_is_no_success(studio, monke
         studio.num_readings += 1
         yield from studio.frames[: 30 if studio.num_readings == 1 else 20]
 
-    monkeypatch.setattr(pipeline, "read_frames", read_frames)
+    monkeypatch.setattr(pipeline, "read_pictures", read_frames)
     with pytest.raises(errors.InputError, match="only 20 of 30 frames"):
         studio.sync()
     assert not studio.written.is_complete
@@ -583,14 +588,14 @@ def test_provenance_is_on_unless_it_is_turned_off(studio, monkeypatch, tmp_path)
 def test_a_visible_mark_is_on_every_frame(studio):
     studio.sync(visible_mark=True)
     assert all(
-        (written != frame.image).any()
+        (written != frame.picture.image).any()
         for written, frame in zip(studio.written.frames, studio.frames, strict=True)
     )
-    np.testing.assert_array_equal(studio.frames[0].image, make_frame(0).image)
+    np.testing.assert_array_equal(studio.frames[0].picture.image, make_frame(0).picture.image)
 
 
 def test_track_and_render_work_on_arrays(studio):
-    images = [frame.image for frame in studio.frames]
+    images = [frame.picture.image for frame in studio.frames]
     syncer = LipSyncer(CARD, Runtime(), Detector())
     track = syncer.track(images, rate=RATE)
     assert len(track) == 30
@@ -609,7 +614,7 @@ def test_track_and_render_work_on_arrays(studio):
 def test_leaving_render_early_stops_its_threads(studio):
     syncer = LipSyncer(CARD, Runtime(), Detector())
     rendered = syncer.render(
-        (make_frame(index).image for index in range(10_000)), [FACE] * 10_000, studio.samples, RATE
+        (make_frame(index).picture.image for index in range(10_000)), [FACE] * 10_000, studio.samples, RATE
     )
     next(rendered)
     rendered.close()

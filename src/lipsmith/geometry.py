@@ -46,6 +46,10 @@ class Box:
         """The same box in an image whose sides are `factor` times as long."""
         return Box(self.left * factor, self.top * factor, self.right * factor, self.bottom * factor)
 
+    def shifted(self, right: float, down: float) -> "Box":
+        """The same box moved by so many pixels."""
+        return Box(self.left + right, self.top + down, self.right + right, self.bottom + down)
+
     def padded(self, top: float, bottom: float, left: float, right: float) -> "Box":
         """Grown on each side by a share of the box's own height (top, bottom) or width (left, right)."""
         return Box(
@@ -110,11 +114,20 @@ class Crop:
     def source(self, image: Image) -> Image:
         """The rectangle's own pixels, height × width × 3, edge pixels repeated where it hangs over the frame."""
         rows, columns = image.shape[:2]
-        inside = image[
-            max(self.top, 0) : min(self.bottom, rows), max(self.left, 0) : min(self.right, columns)
-        ]
-        if inside.size == 0:
+        (inside_rows, inside_columns), _ = self.visible(rows, columns)
+        if inside_rows.start >= inside_rows.stop or inside_columns.start >= inside_columns.stop:
             raise ValueError(f"the crop {self} lies outside of a {columns}×{rows} frame")
+        return self._filled_up(image[inside_rows, inside_columns], rows, columns)
+
+    def extract(self, image: Image) -> Image:
+        """The face crop, size × size × 3."""
+        return resize(self.source(image), self.size, self.size)
+
+    def extract_part(self, inside: Image, rows: int, columns: int) -> Image:
+        """`extract`, given only what `visible` says of a frame of `rows` × `columns`."""
+        return resize(self._filled_up(inside, rows, columns), self.size, self.size)
+
+    def _filled_up(self, inside: Image, rows: int, columns: int) -> Image:
         over = (
             max(-self.top, 0),
             max(self.bottom - rows, 0),
@@ -124,10 +137,6 @@ class Crop:
         if not any(over):
             return inside
         return np.asarray(cv2.copyMakeBorder(inside, *over, cv2.BORDER_REPLICATE), np.uint8)
-
-    def extract(self, image: Image) -> Image:
-        """The face crop, size × size × 3."""
-        return resize(self.source(image), self.size, self.size)
 
     def restore(self, crop: NDArray) -> NDArray:
         """A size × size image (any dtype cv2 resizes) at the rectangle's own resolution, height × width."""

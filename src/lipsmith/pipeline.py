@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from lipsmith.audio.mel import SILENCE, mel_column_blocks, mel_spectrogram
 from lipsmith.audio.voice import activity_of_level, silence_pauses, speech_activity, voice_level
 from lipsmith.audio.windows import WindowStream
-from lipsmith.compose.paste import paste_face
+from lipsmith.compose.paste import paste_into
 from lipsmith.conditioning import mask_lower_half
 from lipsmith.errors import InputError, NoFaceError, OutputError, UsageError
 from lipsmith.faces.crop import CropRule
@@ -33,8 +33,9 @@ from lipsmith.faces.detect import FaceDetector, resolve_detector
 from lipsmith.faces.track import FaceTracker, primary_box_rows, primary_boxes
 from lipsmith.geometry import Box, Crop, Image
 from lipsmith.media.probe import MediaInfo, VideoStream, probe
-from lipsmith.media.read import Frame, read_frames, read_sample_blocks
+from lipsmith.media.read import TimedPicture, read_pictures, read_sample_blocks
 from lipsmith.media.write import EncoderOptions, VideoWriter, require_output
+from lipsmith.picture import ArrayPicture, Picture, face_in
 from lipsmith.prefetch import Prefetch, close_iterator
 from lipsmith.reference import SteadyReference
 from lipsmith.runtime.base import GeneratorRuntime, resolve_runtime
@@ -302,14 +303,14 @@ class LipSyncer:
         if close_in_silence:
             mel = silence_pauses(mel, speech_activity(mel))
         works = (
-            _Work(image, index / Fraction(rate), track[index] if index < len(track) else None)
+            _Work(ArrayPicture(image), index / Fraction(rate), track[index] if index < len(track) else None)
             for index, image in enumerate(frames)
         )
         with closing(
             self._render(works, WindowStream([mel]), self._lead(None), _LARGEST_BATCH, _Clock())
         ) as rendered:
             for work in rendered:
-                yield work.image
+                yield work.picture.bgr()
 
     def sync(
         self,
@@ -372,7 +373,7 @@ class LipSyncer:
             num_written = 0
             for work in rendered:
                 with clock.working("encode"):
-                    writer.write(work.image, work.time)
+                    writer.write(work.picture, work.time)
                 num_written += 1
                 progress.show(num_written)
             if num_written < plan.num_frames:
@@ -411,15 +412,15 @@ class LipSyncer:
         known = picture.num_frames
         most = int(duration * picture.rate) + 1
         progress.begin("track", None if known is None else min(known, most))
-        frames: Iterator[Frame]
-        with Prefetch(clock.timed("decode", read_frames(info.path)), 4, "decode") as frames:
+        frames: Iterator[TimedPicture]
+        with Prefetch(clock.timed("decode", read_pictures(info.path)), 4, "decode") as frames:
             for frame in frames:
                 if frame.time >= duration:
                     break
                 times.append(frame.time)
-                frame_bytes = frame.image.nbytes
+                frame_bytes = frame.picture.nbytes
                 with clock.working("track"):
-                    tracker.add(frame.image, frame.index)
+                    tracker.add(frame.picture, frame.index)
                 progress.show(len(times))
         if not times:
             raise InputError(f"The video stream of {info.path} has no frames; give a video with a picture.")
@@ -447,12 +448,12 @@ class LipSyncer:
     ) -> Generator["_Work", None, None]:
         """The frames of the output before anything is changed, in order."""
 
-        def read() -> Iterator[Frame]:
-            return clock.timed("decode", read_frames(video))
+        def read() -> Iterator[TimedPicture]:
+            return clock.timed("decode", read_pictures(video))
 
         with closing(frames_in_order(read, plan.steps(), plan.num_kept)) as frames:
             for frame, step in frames:
-                yield _Work(frame.image, step.time, survey.box(step.index), survey.shot(step.index))
+                yield _Work(frame.picture, step.time, survey.box(step.index), survey.shot(step.index))
 
     def _lead(self, options: SyncOptions | None) -> Fraction:
         if options is not None and options.audio_lead_seconds is not None:
@@ -492,7 +493,7 @@ class LipSyncer:
                         continue
                     with clock.working("crop"):
                         work.crop = self.crop_rule.crop(work.box)
-                        work.shown = work.reference = work.crop.extract(work.image)
+                        work.shown = work.reference = face_in(work.picture, work.crop)
                         if steady is not None:
                             if work.shot != shot:
                                 steady.reset()
@@ -568,7 +569,7 @@ def to_network(crops: Sequence[Image]) -> FloatArray:
 class _Work:
     """One frame on its way through the second pass."""
 
-    image: Image
+    picture: Picture
     time: Fraction
     box: Box | None
     shot: int = 0
@@ -652,12 +653,12 @@ def _plan(survey: _Survey, audio_seconds: Fraction, wanted_policy: str) -> _Plan
 
 def _compose(work: _Work, clock: "_Clock", mark: Callable[[Image], Image] | None) -> _Work:
     with clock.working("compose"):
-        if work.generated is not None and work.crop is not None:
-            # A copy: the same frame may be shown again later.
-            work.image = paste_face(work.image, work.crop, work.generated, work.shown)
+        if work.generated is not None and work.crop is not None and work.shown is not None:
+            # A new picture: the same frame may be shown again later.
+            work.picture = paste_into(work.picture, work.crop, work.generated, work.shown)
             work.generated = work.shown = None
         if mark is not None:
-            work.image = mark(work.image)
+            work.picture = ArrayPicture(mark(work.picture.bgr()))
     return work
 
 

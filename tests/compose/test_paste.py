@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 
 from lipsmith.compose.masks import lower_face_mask, mouth_mask
-from lipsmith.compose.paste import paste_face
+from lipsmith.compose.paste import paste_face, paste_into
 from lipsmith.geometry import Crop
+from lipsmith.picture import ArrayPicture, PlanarPicture, face_in, to_planes
 
 SIZE = 96
 
@@ -130,3 +131,51 @@ def test_the_mask_is_what_bounds_the_change():
     result = paste_face(frame, crop, np.zeros((SIZE, SIZE, 3)), match=False)
     changed = (result != frame).any(axis=2)
     assert not (changed & (lower_face_mask(SIZE) == 0)).any()
+
+
+def _planar(matrix=6):
+    """The frame of `_frame` as planes."""
+    planes = to_planes(_frame().astype(np.float32), matrix)
+    luma, blue, red = (np.rint(plane).astype(np.uint8) for plane in planes.transpose(2, 0, 1))
+    blue, red = (cv2.resize(plane, (240, 180), interpolation=cv2.INTER_AREA) for plane in (blue, red))
+    return PlanarPicture(luma, blue, red, matrix)
+
+
+ODD = {
+    "odd corners": Crop(121, 61, 340, 331, SIZE),
+    "odd corners, over the edge": Crop(-41, 151, 201, 423, SIZE),
+}
+
+
+@pytest.mark.parametrize("crop", [*CROPS.values(), *ODD.values()], ids=[*CROPS, *ODD])
+def test_planes_change_where_the_frame_would_and_nowhere_else(crop):
+    picture = _planar()
+    before = picture.copy()
+    shown = face_in(picture, crop)
+    assert paste_into(picture, crop, shown, shown) is picture
+    result = paste_into(picture, crop, _with_mouth(shown), shown)
+    expected = paste_face(picture.bgr(), crop, _with_mouth(shown), shown)
+    assert_same_planes(picture, before)
+    # A colour sample is shared by four pixels, so that a hard edge is softer in planes.
+    assert np.abs(result.bgr().astype(int) - expected).mean() < 0.6
+    assert np.abs(cv2.blur(result.bgr(), (5, 5)).astype(int) - cv2.blur(expected, (5, 5))).max() < 12
+    top, left = max(crop.top + crop.height // 2, 0), max(crop.left, 0)
+    inside = np.s_[top : max(crop.bottom, 0), left : max(crop.right, 0)]
+    pairs = np.s_[top // 2 : (crop.bottom + 1) // 2, left // 2 : (crop.right + 1) // 2]
+    for name, area in (("luma", inside), ("blue", pairs), ("red", pairs)):
+        new, old = getattr(result, name).copy(), getattr(picture, name)
+        assert crop.height < SIZE // 2 or (new[area] != old[area]).any()
+        new[area] = old[area]
+        np.testing.assert_array_equal(new, old)
+
+
+def assert_same_planes(one, other):
+    for name in ("luma", "blue", "red"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_a_picture_of_bgr_gets_what_the_frame_gets():
+    frame, crop = _frame(), CROPS["enlarged"]
+    shown = crop.extract(frame)
+    result = paste_into(ArrayPicture(frame), crop, _with_mouth(shown), shown)
+    np.testing.assert_array_equal(result.bgr(), paste_face(frame, crop, _with_mouth(shown), shown))

@@ -6,6 +6,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from lipsmith.errors import UsageError
+from lipsmith.faces import track as track_module
 from lipsmith.faces.crop import CropRule
 from lipsmith.faces.detect import Detection
 from lipsmith.faces.mtcnn import MtcnnDetector
@@ -178,6 +179,69 @@ class TestSeveralPeople:
         frames = [picture((RED, 80 if index < 20 else 240, 120, 40)) for index in range(40)]
         tracks = follow(frames)
         assert sorted((track.first_frame, track.last_frame) for track in tracks) == [(0, 19), (20, 39)]
+
+
+class FollowingDetector(PatchDetector):
+    """Can look for one patch near a box, and counts that apart from its searches."""
+
+    def __init__(self):
+        super().__init__()
+        self.looks_again = 0
+
+    def look_again(self, image, near):
+        self.looks_again += 1
+        searches = self.looks
+        found = [face for face in self.detect(image) if face.box.iou(near) > 0.2]
+        self.looks = searches
+        return max(found, key=lambda face: face.box.iou(near), default=None)
+
+
+class TestFollowing:
+    def test_a_calm_face_is_searched_for_once_in_four_looks(self):
+        detector = FollowingDetector()
+        (track,) = follow([picture((RED, 100 + index // 2, 120, 40)) for index in range(97)], detector)
+        assert (track.first_frame, track.num_frames) == (0, 97)
+        assert_allclose(centers(track)[:, 0], 100 + np.arange(97) // 2, atol=0.6)
+        assert (detector.looks, detector.looks_again) == (7, 18)  # 25 looks: frames 0, 4, … 96
+
+    @pytest.mark.parametrize("first", [17, 18, 23, 29, 32, 33])
+    def test_somebody_who_comes_in_has_a_track_from_the_very_frame(self, first):
+        known = (RED, 80, 120, 40)
+        frames = [picture(known, *[(GREEN, 230, 120, 50)] * (index >= first)) for index in range(70)]
+        tracks = follow(frames, FollowingDetector())
+        assert sorted((track.first_frame, track.last_frame) for track in tracks) == [(0, 69), (first, 69)]
+
+    @pytest.mark.parametrize("last", [17, 18, 23, 29, 32])
+    def test_somebody_who_leaves_has_a_track_to_the_very_frame(self, last):
+        known = (RED, 80, 120, 40)
+        frames = [picture(known, *[(GREEN, 230, 120, 50)] * (index <= last)) for index in range(70)]
+        tracks = follow(frames, FollowingDetector())
+        assert sorted((track.first_frame, track.last_frame) for track in tracks) == [(0, last), (0, 69)]
+
+    def test_what_is_followed_is_what_is_searched(self):
+        rng = np.random.default_rng(3)
+        x, y = 160 + np.cumsum(rng.integers(-3, 4, 80)), 120 + np.cumsum(rng.integers(-1, 2, 80))
+        frames = [picture((RED, x[index], y[index], 40 + index // 8)) for index in range(80)]
+        (searched,), (followed,) = follow(frames), follow(frames, FollowingDetector())
+        assert_allclose(followed.boxes, searched.boxes, atol=1e-6)
+
+    def test_large_frames_are_searched_more_often_so_that_few_are_kept(self, monkeypatch):
+        monkeypatch.setattr(track_module, "KEPT_BYTES", 6 * WIDTH * HEIGHT * 3)
+        tracker = FaceTracker(FollowingDetector())
+        for _ in range(60):
+            tracker.add(picture((RED, 160, 120, 40)))
+            assert len(tracker._waiting) <= 8
+
+    def test_mtcnn_follows_a_face_as_it_searches_for_it(self):
+        frames = [scene(480, 300, faces=[(150 + 2.0 * index, 150.0, 80 + index / 2)]) for index in range(33)]
+
+        class SearchOnly:
+            name = "search only"
+            detect = MtcnnDetector().detect
+
+        (searched,), (followed,) = follow(frames, SearchOnly()), follow(frames, MtcnnDetector())
+        assert followed.num_frames == searched.num_frames == 33
+        assert np.abs(followed.boxes - searched.boxes).max() < 4  # of a face 100 pixels wide
 
 
 class TestCuts:

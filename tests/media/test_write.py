@@ -13,8 +13,9 @@ import pytest
 
 from lipsmith.errors import InputError, OutputError
 from lipsmith.media.probe import Colour, probe
-from lipsmith.media.read import first_frame_time, read_frames, read_samples
+from lipsmith.media.read import first_frame_time, read_frames, read_pictures, read_samples
 from lipsmith.media.write import EncoderOptions, VideoWriter, output_colour, require_output
+from lipsmith.picture import ArrayPicture, PlanarPicture
 
 from ..media_samples import beep_times, frame_number, make_clip, make_sound, numbered_image
 
@@ -392,3 +393,61 @@ except OutputError as error:
 def test_ffmpeg_is_silent(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "out.mp4", at_rate(PAL, 30))
     assert capfd.readouterr() == ("", "")
+
+
+def test_planes_that_nobody_touched_arrive_bit_by_bit(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "source.mp4", num_frames=20)
+    lossless = EncoderOptions(quality=0)
+    for name, copied in (("out.mp4", False), ("copied.mp4", True)):
+        target = tmp_path / name
+        with VideoWriter(target, width=96, height=64, rate=PAL, options=lossless) as writer:
+            for shown in read_pictures(source):
+                assert isinstance(shown.picture, PlanarPicture)
+                writer.write(shown.picture.copy() if copied else shown.picture, shown.time)
+        pairs = list(zip(read_pictures(source), read_pictures(target), strict=True))
+        assert len(pairs) == 20
+        for before, after in pairs:
+            assert after.time == before.time
+            for plane in ("luma", "blue", "red"):
+                np.testing.assert_array_equal(getattr(after.picture, plane), getattr(before.picture, plane))
+
+
+def test_key_frames_of_the_source_are_not_copied(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "source.mp4", num_frames=20, codec="mpeg4")  # a key frame each 12
+    target = tmp_path / "out.mp4"
+    with VideoWriter(target, width=96, height=64, rate=PAL) as writer:
+        for shown in read_pictures(source):
+            writer.write(shown.picture, shown.time)
+    with av.open(str(target)) as container:
+        keys = [frame.key_frame for frame in container.decode(video=0)]
+    assert keys == [True] + [False] * 19
+
+
+def test_planes_of_another_matrix_are_converted(tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "source.mp4", num_frames=3)
+    red = np.zeros((64, 96, 3), np.uint8)
+    red[..., 2] = 200
+    picture = next(read_pictures(source)).picture
+    assert isinstance(picture, PlanarPicture)
+    copied = picture.copy()
+    for plane, level in ((copied.luma, 53), (copied.blue, 108), (copied.red, 216)):  # that red in BT.709
+        plane[:] = level
+    in_709 = PlanarPicture(copied.luma, copied.blue, copied.red, 1, copied.source)
+    target = tmp_path / "out.mp4"
+    with VideoWriter(target, width=96, height=64, rate=PAL, options=EncoderOptions(quality=0)) as writer:
+        writer.write(in_709, Fraction(0))
+    (frame,) = read_frames(target)
+    assert np.abs(frame.image.astype(int) - red).max() <= 5
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"pixel_format": "yuv444p"}, {"width": 95}, {"rotation": 90}, {"pixel_format": "yuv420p10le"}],
+)
+def test_other_forms_are_read_as_bgr(tmp_path: Path, settings: dict) -> None:
+    if settings.get("width") == 95:
+        settings = {**settings, "pixel_format": "yuv444p"}
+    source = make_clip(tmp_path / "source.mp4", num_frames=4, **settings)
+    shown = list(read_pictures(source))
+    assert [frame_number(frame.picture.bgr()) for frame in shown] == list(range(4))
+    assert all(isinstance(frame.picture, ArrayPicture) for frame in shown)

@@ -15,6 +15,7 @@ from lipsmith.compose.colour import colour_gain
 from lipsmith.compose.masks import largest_channel, lower_face_mask, mouth_mask, smoothstep
 from lipsmith.compose.sharpness import match_sharpness
 from lipsmith.geometry import Crop, Image
+from lipsmith.picture import ArrayPicture, Picture, PlanarPicture, to_planes
 
 Field = NDArray[np.float32]
 
@@ -42,36 +43,100 @@ def paste_face(
     given). Colours and sharpness are matched first, unless `match` is false. Only pixels inside the crop's
     `lower_face_mask` change.
     """
-    size = crop.size
-    if generated.shape != (size, size, 3):
-        raise ValueError(f"a generated face of {generated.shape} does not fit a crop of {size} × {size} × 3")
     if shown is None:
         shown = crop.extract(frame)
+    change = face_change(generated, shown, crop.size, match=match)
     result = frame.copy()
+    if change is not None:
+        target, new, share = _placed(result, crop, *change)
+        _mix(target, new, share)
+    return result
+
+
+def paste_into(picture: Picture, crop: Crop, generated: NDArray, shown: Image) -> Picture:
+    """`paste_face` for a picture of any form: of planes, those pixels alone change, and as planes.
+
+    A new picture, or `picture` itself where nothing changes. A colour sample changes with its four pixels.
+    """
+    if isinstance(picture, ArrayPicture):
+        return ArrayPicture(paste_face(picture.image, crop, generated, shown))
+    assert isinstance(picture, PlanarPicture)
+    change = face_change(generated, shown, crop.size)
+    if change is None:
+        return picture
+    new, share = change
+    result = picture.copy()
+    planes = cv2.split(_to_bytes(to_planes(new, picture.matrix)))
+    target, new_luma, share = _placed(result.luma, crop, planes[0], share)
+    if not target.size:
+        return picture
+    _mix(target, new_luma, share)
+    (rows, columns), patch = _lower_patch(crop, result.height, result.width)
+    # Fill up to whole pairs of rows and columns with pixels that do not change, and average the pairs.
+    over = (rows.start % 2, rows.stop % 2, columns.start % 2, columns.stop % 2)
+    pairs = (slice(rows.start // 2, -(-rows.stop // 2)), slice(columns.start // 2, -(-columns.stop // 2)))
+    share = _halved(cv2.copyMakeBorder(share, *over, cv2.BORDER_CONSTANT, value=0))
+    for target, plane in ((result.blue[pairs], planes[1]), (result.red[pairs], planes[2])):
+        new_plane = cv2.copyMakeBorder(crop.restore(plane)[patch], *over, cv2.BORDER_REPLICATE)
+        _mix(target, _halved(new_plane), share)
+    return result
+
+
+def face_change(
+    generated: NDArray, shown: Image, size: int, *, match: bool = True
+) -> tuple[Field, Field] | None:
+    """The generated face as it is pasted, and how much of each pixel it replaces; None where nothing changes.
+
+    Both at the size of the crop: S × S × 3 BGR, and (S, S) from 0 to 1.
+    """
+    if generated.shape != (size, size, 3):
+        raise ValueError(f"a generated face of {generated.shape} does not fit a crop of {size} × {size} × 3")
     old, new = shown.astype(np.float32), generated.astype(np.float32)
     if match:
         new = match_sharpness(new * colour_gain(new, old), old)
     share = lower_face_mask(size) * change_mask(new, old)
-    if not share.any():
-        return result
+    return (new, share) if share.any() else None
 
-    # From here on, work at the frame's resolution and on the rows of the lower half only.
-    (rows, columns), (patch_rows, patch_columns) = crop.visible(*frame.shape[:2])
+
+def _lower_patch(crop: Crop, height: int, width: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Where the lower half of `crop` lies: slices of a frame, and of the crop's rectangle."""
+    (rows, columns), (patch_rows, patch_columns) = crop.visible(height, width)
     hidden_rows = max(crop.height // 2 - 1 - patch_rows.start, 0)  # one row of slack for the interpolation
     rows = slice(min(rows.start + hidden_rows, rows.stop), rows.stop)
-    patch = (slice(min(patch_rows.start + hidden_rows, patch_rows.stop), patch_rows.stop), patch_columns)
-    target = result[rows, columns]
-    if target.size == 0:
-        return result
-    original = target.astype(np.float32)
-    change = crop.restore(new)[patch]
-    change -= original
-    change *= _enlarged(share, crop)[patch][..., None]
-    change += original
-    np.rint(change, out=change)
-    np.clip(change, 0, 255, out=change)
-    target[...] = change
-    return result
+    return (rows, columns), (
+        slice(min(patch_rows.start + hidden_rows, patch_rows.stop), patch_rows.stop),
+        patch_columns,
+    )
+
+
+def _placed(
+    frame: NDArray[np.uint8], crop: Crop, new: NDArray, share: Field
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], Field]:
+    """Of a frame or plane: what the lower half covers (a view), and what to put there, at the frame's resolution."""
+    place, patch = _lower_patch(crop, *frame.shape[:2])
+    enlarged = cv2.resize(
+        share, (crop.width, crop.height), interpolation=cv2.INTER_LINEAR
+    )  # never beyond 0 or 1
+    return frame[place], crop.restore(_to_bytes(new))[patch], np.asarray(enlarged, np.float32)[patch]
+
+
+def _mix(target: NDArray[np.uint8], new: NDArray[np.uint8], share: Field) -> None:
+    """Replace the `share` of each pixel of `target` by `new`, in place."""
+    if target.size:
+        target[...] = cv2.blendLinear(np.ascontiguousarray(new), target, share, 1 - share)
+
+
+def _to_bytes(image: NDArray) -> NDArray[np.uint8]:
+    """Rounded to grey levels 0 to 255."""
+    return (
+        image if image.dtype == np.uint8 else np.asarray(cv2.convertScaleAbs(np.maximum(image, 0)), np.uint8)
+    )
+
+
+def _halved(plane: NDArray) -> NDArray:
+    return np.asarray(
+        cv2.resize(plane, (plane.shape[1] // 2, plane.shape[0] // 2), interpolation=cv2.INTER_AREA)
+    )
 
 
 def change_mask(new: Field, old: Field) -> Field:
@@ -90,13 +155,6 @@ def change_mask(new: Field, old: Field) -> Field:
     amount = cv2.dilate(difference, _disc(size))
     changed = np.maximum(smoothstep(amount, _AGREE, _DIFFER), mouth * whole_mouth)
     return _blurred(changed, _FADE_SHARE * size)
-
-
-def _enlarged(field: Field, crop: Crop) -> Field:
-    """A smooth field at the crop rectangle's resolution; linear, so that it never overshoots 0 or 1."""
-    return np.asarray(
-        cv2.resize(field, (crop.width, crop.height), interpolation=cv2.INTER_LINEAR), np.float32
-    )
 
 
 def _blurred(field: NDArray, sigma: float) -> Field:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,17 @@ class Detection:
     score: float
     landmarks: NDArray[np.float64] | None = None
 
+    def placed(self, across: float, down: float, left: float = 0.0, top: float = 0.0) -> "Detection":
+        """The same face in an image that is this many times as large, and has this one's corner at `left`, `top`."""
+        box = Box(
+            self.box.left * across + left,
+            self.box.top * down + top,
+            self.box.right * across + left,
+            self.box.bottom * down + top,
+        )
+        landmarks = None if self.landmarks is None else self.landmarks * (across, down) + (left, top)
+        return Detection(box, self.score, landmarks)
+
 
 class FaceDetector(Protocol):
     """Finds every face in one image. Stateless between images: the same image gives the same faces."""
@@ -36,6 +47,19 @@ class FaceDetector(Protocol):
 
     def detect(self, image: Image) -> list[Detection]:
         """Faces in `image` (uint8 BGR, height × width × 3), the most certain first; empty if there is none."""
+        ...
+
+
+@runtime_checkable
+class FaceFollower(Protocol):
+    """A detector that can also check cheaply whether a face that it found is still there."""
+
+    def look_again(self, image: Image, near: Box) -> Detection | None:
+        """The face that was at `near` a moment ago, or None where it is not certain to be there.
+
+        Where `detect` finds it, the answer is that face, up to the detector's noise. `image` is uint8 BGR and may be
+        no more than the surroundings of the box.
+        """
         ...
 
 

@@ -30,6 +30,7 @@ REFINE_SIZE = 24
 OUTPUT_SIZE = 48
 PYRAMID_FACTOR = 0.709  # about 1/√2: each level halves the area
 MAX_PROPOSALS = 600  # a busy texture must not make the pairwise overlaps explode
+_LOOKS = 2  # of the output network at a face that is followed, as at one that was searched for
 MIN_DETECTABLE = 12  # pixels; nothing smaller can fill the proposal network's window
 
 
@@ -37,14 +38,13 @@ MIN_DETECTABLE = 12  # pixels; nothing smaller can fill the proposal network's w
 class MtcnnDetector:
     """MTCNN on the CPU through OpenVINO.
 
-    The image is shrunk so that its shorter side is at most `short_side`; boxes and landmarks come back in
-    pixels of the image that was given. Networks are compiled at the first image. One instance serves one
-    thread at a time.
+    Boxes and landmarks come back in pixels of the image that was given. Networks are compiled at the first image. One
+    instance serves one thread at a time.
 
     Attributes:
-        short_side: Pixels of the shorter side in which faces are looked for; larger finds smaller faces,
-            slower.
-        min_face: Side of the smallest face looked for, in pixels of the shrunk image, at least 12.
+        short_side: Pixels of the shorter side in which faces are looked for: larger images are halved as long as this
+            much is left, and the smallest face grows with what is more; larger finds smaller faces, slower.
+        min_face: Side of the smallest face looked for, in pixels of an image of `short_side` or less, at least 12.
         thresholds: Least scores of the proposal, the refinement and the output network, 0 to 1.
         threads: CPU threads for the networks; None lets OpenVINO decide.
     """
@@ -64,46 +64,55 @@ class MtcnnDetector:
 
     def detect(self, image: Image) -> list[Detection]:
         """Faces in `image` (uint8 BGR, height × width × 3), the most certain first."""
-        factor = min(1.0, self.short_side / min(image.shape[:2]))
-        small = image
-        if factor < 1:
-            small = resize(image, round(image.shape[1] * factor), round(image.shape[0] * factor))
-        # Rounding the sides stretches the picture by a fraction of a pixel: map each axis back by its own factor.
-        back = np.array([image.shape[1] / small.shape[1], image.shape[0] / small.shape[0]])
+        halvings = _halvings(image)
+        while len(halvings) > 1 and min(halvings[1].shape[:2]) >= self.short_side:
+            halvings = halvings[1:]
+        # Odd sides are stretched by a fraction of a pixel: map each axis back by its own factor.
+        back = np.array([image.shape[1] / halvings[0].shape[1], image.shape[0] / halvings[0].shape[0]])
 
-        halvings = _halvings(np.ascontiguousarray(small[..., ::-1]))  # the networks see RGB
         boxes, scores = self._propose(halvings)
         boxes, scores = self._refine(halvings, boxes)
         boxes, scores, landmarks = self._output(halvings, boxes)
-        return [
-            Detection(Box(*(corners * back).ravel().tolist()), float(score), points * back)
-            for corners, score, points in zip(
-                boxes.reshape(-1, 2, 2).astype(np.float64), scores, landmarks.astype(np.float64), strict=True
-            )
-        ]
+        return _detections(boxes, scores, landmarks, back)
+
+    def look_again(self, image: Image, near: Box) -> Detection | None:
+        """The face of which an earlier image said `near`, without a search; None where none is certain.
+
+        `image` need only show the box and its surroundings.
+        """
+        halvings = _halvings(image)
+        boxes = np.array([[near.left, near.top, near.right, near.bottom]], np.float32)
+        for _ in range(_LOOKS):
+            boxes, points, scores = self._look_closely(halvings, boxes)
+            if scores[0] <= self.thresholds[2]:
+                return None
+        return _detections(boxes, scores, points, np.ones(2))[0]
 
     @cached_property
     def _networks(self) -> dict[str, Any]:
-        """Name → compiled OpenVINO model."""
+        """Name → inference request of a compiled OpenVINO model."""
         builders = {"pnet": _build_proposal, "rnet": _build_refinement, "onet": _build_output}
         return {
-            name: compile_on_cpu(build(_read_weights(name)), threads=self.threads)
+            name: compile_on_cpu(build(_read_weights(name)), threads=self.threads).create_infer_request()
             for name, build in builders.items()
         }
 
-    def _run(self, network: str, inputs: Array) -> list[Array]:
-        results = self._networks[network]([inputs])
-        return [results[index] for index in range(len(results))]
+    def _run(self, network: str, images: Image) -> list[Array]:
+        """What `network` answers to n × h × w × 3 BGR, uint8."""
+        request = self._networks[network]
+        request.infer([np.ascontiguousarray(images)], share_inputs=True)
+        return [tensor.data.copy() for tensor in request.output_tensors]
 
     def _propose(self, halvings: list[Image]) -> tuple[Array, Array]:
         """Boxes (n, 4) and scores (n,) of windows that may hold a face, over all sizes."""
         rows, columns = halvings[0].shape[:2]
         boxes, scores = [], []
-        for scale in _pyramid_scales(rows, columns, self.min_face):
+        min_face = self.min_face * max(1.0, min(rows, columns) / self.short_side)
+        for scale in _pyramid_scales(rows, columns, min_face):
             width, height = int(np.ceil(columns * scale)), int(np.ceil(rows * scale))
             # From the nearest larger halving: as free of aliasing as from the full image, and cheaper.
             level = min(max(int(np.floor(-np.log2(scale))), 0), len(halvings) - 1)
-            offsets, faceness = self._run("pnet", _normalize(resize(halvings[level], width, height)[None]))
+            offsets, faceness = self._run("pnet", resize(halvings[level], width, height)[None])
             found_rows, found_columns = np.nonzero(faceness[0, 1] > self.thresholds[0])
             corner = np.stack([found_columns, found_rows], axis=1).astype(np.float32) * PROPOSAL_STRIDE
             windows = np.concatenate([corner, corner + PROPOSAL_CELL], axis=1)
@@ -122,7 +131,7 @@ class MtcnnDetector:
         boxes = _squared(boxes)
         if len(boxes) == 0:
             return boxes, np.empty(0, np.float32)
-        offsets, faceness = self._run("rnet", _normalize(_sample(halvings, boxes, REFINE_SIZE)))
+        offsets, faceness = self._run("rnet", _sample(halvings, boxes, REFINE_SIZE))
         passed = faceness[:, 1] > self.thresholds[1]
         boxes, scores = _shifted(boxes, offsets)[passed], faceness[passed, 1]
         keep = suppress(boxes, scores, 0.7)
@@ -146,7 +155,7 @@ class MtcnnDetector:
         boxes = _squared(boxes)
         if len(boxes) == 0:
             return boxes, np.empty((0, 5, 2), np.float32), np.empty(0, np.float32)
-        offsets, landmarks, faceness = self._run("onet", _normalize(_sample(halvings, boxes, OUTPUT_SIZE)))
+        offsets, landmarks, faceness = self._run("onet", _sample(halvings, boxes, OUTPUT_SIZE))
         # The network gives the five x, then the five y, as shares of the box it was shown.
         shares = landmarks.reshape(-1, 2, 5).transpose(0, 2, 1)
         points = boxes[:, None, :2] + shares * (boxes[:, 2:] - boxes[:, :2])[:, None]
@@ -235,9 +244,14 @@ def _sample(halvings: list[Image], boxes: Array, size: int) -> Image:
     return crops
 
 
-def _normalize(images: Image) -> Array:
-    """(n, h, w, 3) uint8 RGB → (n, 3, h, w) float32, about -1 to 1, as the networks were trained."""
-    return np.ascontiguousarray(((images.astype(np.float32) - 127.5) / 128).transpose(0, 3, 1, 2))
+def _detections(boxes: Array, scores: Array, points: Array, back: NDArray[np.float64]) -> list[Detection]:
+    """The last network's answers, (n, …) each, scaled by `back` (x, y)."""
+    return [
+        Detection(Box(*(corners * back).ravel().tolist()), float(score), marks * back)
+        for corners, score, marks in zip(
+            boxes.reshape(-1, 2, 2).astype(np.float64), scores, points.astype(np.float64), strict=True
+        )
+    ]
 
 
 def _squared(boxes: Array) -> Array:
@@ -277,7 +291,15 @@ class _Layers:
         self._openvino = import_openvino()
         self._ops = importlib.import_module("openvino.opset13")
         self._weights = iter(weights)
-        self.input = self._ops.parameter(shape, np.float32, name="images")
+        self.input = self._ops.parameter(shape, np.uint8, name="images")
+
+    def normalized(self) -> Any:
+        """n×h×w×3 grey levels, BGR → n×3×h×w, RGB from -1 to 1, as the networks were trained."""
+        node = self._ops.transpose(self.input, self._ops.constant(np.array([0, 3, 1, 2])))
+        node = self._ops.gather(node, self._ops.constant(np.array([2, 1, 0])), self._ops.constant(1))
+        node = self._ops.convert(node, np.float32)
+        node = self._ops.subtract(node, self._ops.constant(np.float32(127.5)))
+        return self._ops.multiply(node, self._ops.constant(np.float32(1 / 128)))
 
     def convolution(self, node: Any) -> Any:
         """Valid convolution, stride 1; kernels are stored height × width × in × out."""
@@ -311,9 +333,9 @@ class _Layers:
 
 
 def _build_proposal(weights: list[Array]) -> Any:
-    """1×3×h×w → offsets (1, 4, h', w'), faceness (1, 2, h', w'), h' about h / 2 - 5."""
-    layers = _Layers(weights, [1, 3, -1, -1])
-    node = layers.prelu(layers.convolution(layers.input))
+    """1×h×w×3 → offsets (1, 4, h', w'), faceness (1, 2, h', w'), h' about h / 2 - 5."""
+    layers = _Layers(weights, [1, -1, -1, 3])
+    node = layers.prelu(layers.convolution(layers.normalized()))
     node = layers.max_pool(node, 2, same=True)
     node = layers.prelu(layers.convolution(node))
     node = layers.prelu(layers.convolution(node))
@@ -322,9 +344,9 @@ def _build_proposal(weights: list[Array]) -> Any:
 
 
 def _build_refinement(weights: list[Array]) -> Any:
-    """n×3×24×24 → offsets (n, 4), faceness (n, 2)."""
-    layers = _Layers(weights, [-1, 3, REFINE_SIZE, REFINE_SIZE])
-    node = layers.prelu(layers.convolution(layers.input))
+    """n×24×24×3 → offsets (n, 4), faceness (n, 2)."""
+    layers = _Layers(weights, [-1, REFINE_SIZE, REFINE_SIZE, 3])
+    node = layers.prelu(layers.convolution(layers.normalized()))
     node = layers.max_pool(node, 3, same=True)
     node = layers.prelu(layers.convolution(node))
     node = layers.max_pool(node, 3, same=False)
@@ -335,9 +357,9 @@ def _build_refinement(weights: list[Array]) -> Any:
 
 
 def _build_output(weights: list[Array]) -> Any:
-    """n×3×48×48 → offsets (n, 4), landmarks (n, 10), faceness (n, 2)."""
-    layers = _Layers(weights, [-1, 3, OUTPUT_SIZE, OUTPUT_SIZE])
-    node = layers.prelu(layers.convolution(layers.input))
+    """n×48×48×3 → offsets (n, 4), landmarks (n, 10), faceness (n, 2)."""
+    layers = _Layers(weights, [-1, OUTPUT_SIZE, OUTPUT_SIZE, 3])
+    node = layers.prelu(layers.convolution(layers.normalized()))
     node = layers.max_pool(node, 3, same=True)
     node = layers.prelu(layers.convolution(node))
     node = layers.max_pool(node, 3, same=False)

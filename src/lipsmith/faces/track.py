@@ -2,21 +2,23 @@
 
 Frames are shown to `FaceTracker` one after the other. The detector looks at a few frames a second, and at
 more of them where a face moves fast, appears or vanishes, so that a track begins and ends on the right
-frame. Between those frames boxes are interpolated, and then smoothed in both directions of time, so that
-they do not lag.
+frame. Most of these looks only check where the known faces went; the whole frame is searched less often, and
+where it shows somebody new, the frames since the last search are searched, too. Between looks boxes are
+interpolated, and then smoothed in both directions of time, so that they do not lag.
 """
 
 from array import array
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from lipsmith.errors import UsageError
-from lipsmith.faces.detect import Detection, FaceDetector
+from lipsmith.faces.detect import Detection, FaceDetector, FaceFollower
 from lipsmith.geometry import Box, Image
+from lipsmith.picture import ArrayPicture, Picture
 
 Floats = NDArray[np.float64]
 
@@ -36,6 +38,16 @@ MAX_REACH = 1.5
 GROWTH = 1.35  # and how much larger or smaller it may be
 GROWTH_PER_SECOND = 2.0
 MAX_GROWTH = 1.8
+
+# A face that is followed is looked for in the surroundings of its last box, in boxes' sides; a larger move than this
+# of its width is for the search to believe.
+SURROUNDINGS = 0.5
+FOLLOWED_SHIFT = 0.3
+FOLLOWED_GROWTH = 1.25
+KEPT_BYTES = 64 * 2**20  # of frames between two searches; larger frames are searched more often
+
+# Frames are halved before they are searched as long as this much is left of the shorter side.
+SEARCH_SHORT_SIDE = 480
 
 # More than this between two looks, and the detector looks at the frames between, too.
 LOOK_AGAIN_SHIFT = 0.15
@@ -116,6 +128,12 @@ class _Face:
 
     box: Box
     score: float
+    found: Box | None = None  # the detector's own box
+
+    @classmethod
+    def of(cls, detection: Detection) -> "_Face":
+        """A detection in pixels of the frame."""
+        return cls(face_box(detection), detection.score, detection.box)
 
     def shift(self, other: "_Face") -> float:
         """Distance of the centres in widths of the mean face."""
@@ -156,13 +174,14 @@ class _Course:
 class FaceTracker:
     """Follows every face through a video, frame by frame, in memory that does not grow with the picture's size.
 
-    At most the frames since the detector's last look are kept, by reference: do not write to an image after
+    At most the frames since the detector's last search are kept, by reference: do not write to an image after
     giving it to `add`.
 
     Attributes:
-        detector: Finds the faces of one frame.
+        detector: Finds the faces of one frame; only one that is a `FaceFollower`, too, need not search at each look.
         rate: Frames a second; a variable rate's average will do.
         detect_seconds: Time between two looks of the detector, when nothing moves much.
+        search_seconds: Time between two looks at the whole frame, while all known faces can be followed.
         max_gap_seconds: A face that is not seen for longer than this is a new track when it comes back.
         smooth_seconds: Standard deviation of the smoothing; 0 turns it off.
         min_track_seconds: Shorter tracks in a longer shot are taken for errors of the detector.
@@ -171,6 +190,7 @@ class FaceTracker:
     detector: FaceDetector
     rate: Fraction = field(default=Fraction(25), kw_only=True)
     detect_seconds: float = field(default=0.16, kw_only=True)
+    search_seconds: float = field(default=0.64, kw_only=True)
     max_gap_seconds: float = field(default=0.5, kw_only=True)
     smooth_seconds: float = field(default=0.2, kw_only=True)
     min_track_seconds: float = field(default=0.25, kw_only=True)
@@ -180,8 +200,9 @@ class FaceTracker:
             raise UsageError(f"A rate of {self.rate} frames a second: it must be above 0.")
         self._every = max(1, round(self.detect_seconds * float(self.rate)))
         self._next = 0
-        self._waiting: list[Image] = []  # frames since the last look, the newest last
-        self._look: _Look | None = None
+        self._waiting: list[Picture] = []  # frames since the last search, the newest last
+        self._search: _Look | None = None  # the last look at a whole frame
+        self._followed: list[_Look] = []  # the looks since then
         self._thumbnail: NDArray[np.float32] | None = None
         self._usual_change = 0.0
         self.shot_starts: list[int] = []
@@ -192,23 +213,26 @@ class FaceTracker:
         self._tracks: list[FaceTrack] = []
         self._finished = False
 
-    def add(self, image: Image, index: int | None = None) -> None:
-        """Take the next frame (uint8 BGR, height × width × 3).
+    def add(self, picture: Picture | Image, index: int | None = None) -> None:
+        """Take the next frame.
 
         Args:
-            image: The frame; all frames of a video have the same size.
+            picture: The frame; an array is uint8 BGR, height × width × 3. All frames of a video have the same size.
             index: The frame's number if the caller counts, to be checked: frames come in order, from 0, without gaps.
         """
         if self._finished:
             raise ValueError("this tracker is finished; start another one for another video")
         if index is not None and index != self._next:
             raise ValueError(f"frame {self._next} was expected, not frame {index}")
-        if self._is_cut(image):
+        if isinstance(picture, np.ndarray):
+            picture = ArrayPicture(picture)
+        if self._is_cut(picture):
             self._end_shot()
-        self._waiting.append(image)
+        self._waiting.append(picture)
         self._next += 1
-        if self._look is None or len(self._waiting) >= self._every:
-            self._look_at_newest()
+        last = self._followed[-1] if self._followed else self._search
+        if last is None or self._next - 1 - last.frame >= self._every:
+            self._look_at_newest(last)
 
     def finish(self) -> list[FaceTrack]:
         """All tracks, the largest first (by area, summed over its frames)."""
@@ -222,13 +246,8 @@ class FaceTracker:
             ]
         return list(self._tracks)
 
-    def _is_cut(self, image: Image) -> bool:
-        # Every eighth of so many pixels does for a thumbnail; an exact average of a large frame costs
-        # milliseconds.
-        step = max(1, min(image.shape[0] // (4 * THUMBNAIL[1]), image.shape[1] // (4 * THUMBNAIL[0])))
-        thumbnail = cv2.resize(image[::step, ::step], THUMBNAIL, interpolation=cv2.INTER_AREA).astype(
-            np.float32
-        )
+    def _is_cut(self, picture: Picture) -> bool:
+        thumbnail = picture.sketch(*THUMBNAIL).astype(np.float32)
         before, self._thumbnail = self._thumbnail, thumbnail
         if before is None:
             return False
@@ -241,32 +260,83 @@ class FaceTracker:
 
     def _end_shot(self) -> None:
         if self._waiting:
-            self._look_at_newest()
+            self._search_newest()
         self._shot_courses += self._open
         num_frames = self._next - self._shot_start
         shortest = min(self.min_track_seconds * float(self.rate), num_frames / 2)
         for course in self._shot_courses:
             if course.frames[-1] - course.frames[0] + 1 >= shortest:
                 self._tracks.append(self._track(course))
-        self._open, self._shot_courses, self._look = [], [], None
+        self._open, self._shot_courses, self._search = [], [], None
         if num_frames > 0:
             self.shot_starts.append(self._shot_start)
             self._shot += 1
             self._shot_start = self._next
 
-    def _detect(self, frame: int, image: Image) -> _Look:
-        found = self.detector.detect(image)
-        return _Look(frame, [_Face(face_box(detection), detection.score) for detection in found])
+    def _look_at_newest(self, last: _Look | None) -> None:
+        frame, picture = self._next - 1, self._waiting[-1]
+        most = max(
+            self._every, min(round(self.search_seconds * float(self.rate)), KEPT_BYTES // picture.nbytes)
+        )
+        if last is not None and self._search is not None and frame - self._search.frame < most:
+            look = self._follow(frame, picture, last)
+            if look is not None:
+                self._followed.append(look)
+                return
+        self._search_newest()
 
-    def _look_at_newest(self) -> None:
+    def _search_newest(self) -> None:
+        """Search the newest frame, and settle what happened since the last search."""
         newest = self._detect(self._next - 1, self._waiting[-1])
         first_waiting = self._next - len(self._waiting)
-        if self._look is not None:
-            for look in self._looks_between(self._look, newest, first_waiting):
-                self._associate(look)
-        self._associate(newest)
-        self._look = newest
+        if self._search is not None:
+            looks = [look for look in self._followed if look.frame < newest.frame]
+            if looks and _shows_others(looks[-1], newest):
+                looks = [
+                    self._detect(look.frame, self._waiting[look.frame - first_waiting]) for look in looks
+                ]
+            for before, after in pairwise([self._search, *looks, newest]):
+                for look in self._looks_between(before, after, first_waiting):
+                    self._associate(look)
+                self._associate(after)
+        else:
+            self._associate(newest)
+        self._search = newest
+        self._followed.clear()
         self._waiting.clear()
+
+    def _detect(self, frame: int, picture: Picture) -> _Look:
+        """Search a whole frame."""
+        times = 0
+        while min(picture.width, picture.height) >> (times + 1) >= SEARCH_SHORT_SIDE:
+            times += 1
+        image = picture.halved(times)
+        back = picture.width / image.shape[1], picture.height / image.shape[0]
+        return _Look(frame, [_Face.of(found.placed(*back)) for found in self.detector.detect(image)])
+
+    def _follow(self, frame: int, picture: Picture, last: _Look) -> _Look | None:
+        """A look for no more than the faces of `last`; None if one of them is not found again for certain."""
+        if not last.faces or not isinstance(self.detector, FaceFollower):
+            return None
+        faces = []
+        for face in last.faces:
+            assert face.found is not None
+            near = face.found.padded(*[SURROUNDINGS] * 4).clipped(picture.width, picture.height)
+            left, top = int(near.left), int(near.top)
+            rows, columns = slice(top, int(near.bottom)), slice(left, int(near.right))
+            if rows.stop - rows.start < 2 or columns.stop - columns.start < 2:
+                return None
+            part = picture.part(rows, columns)
+            found = self.detector.look_again(part, face.found.shifted(-left, -top))
+            if found is None:
+                return None
+            faces.append(_Face.of(found.placed(1, 1, left, top)))
+            if face.shift(faces[-1]) > FOLLOWED_SHIFT or face.growth(faces[-1]) > FOLLOWED_GROWTH:
+                return None
+        for number, face in enumerate(faces):  # two that came to the same face
+            if any(face.shift(other) < FOLLOWED_SHIFT for other in faces[:number]):
+                return None
+        return _Look(frame, faces)
 
     def _looks_between(self, before: _Look, after: _Look, first_waiting: int) -> list[_Look]:
         """Looks at the frames between two looks, as many as it takes to follow what changed."""
@@ -332,18 +402,18 @@ def _change(before: NDArray[np.float32], after: NDArray[np.float32]) -> float:
 
 def _differ(before: _Look, after: _Look) -> bool:
     """Whether a prominent face came, went, moved or grew so much that the frames between need a look."""
+    return _shows_others(before, after) or _shows_others(after, before)
+
+
+def _shows_others(before: _Look, after: _Look) -> bool:
+    """Whether `after` has a prominent face that is in another place of `before`, or not there at all."""
     widest = max((face.box.width for face in before.faces + after.faces), default=0.0)
-
-    def followed(face: _Face, others: list[_Face]) -> bool:
-        return any(
-            face.shift(other) <= LOOK_AGAIN_SHIFT and face.growth(other) <= LOOK_AGAIN_GROWTH
-            for other in others
-        )
-
     return any(
-        not followed(face, others)
-        for faces, others in ((before.faces, after.faces), (after.faces, before.faces))
-        for face in faces
+        not any(
+            face.shift(other) <= LOOK_AGAIN_SHIFT and face.growth(other) <= LOOK_AGAIN_GROWTH
+            for other in before.faces
+        )
+        for face in after.faces
         if face.box.width >= widest / 2
     )
 

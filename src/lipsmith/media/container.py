@@ -20,6 +20,7 @@ from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
 
 from lipsmith.errors import InputError
+from lipsmith.picture import LUMA_WEIGHTS, PlanarPicture
 
 logging.getLogger("lipsmith.media").addHandler(logging.NullHandler())  # else Python prints warnings itself
 logger = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ Frames = av.VideoFrame | av.AudioFrame
 _FORMATS_REFUSED = {"tty", "hls", "concat", "dash", "imf", "bin", "idf", "adf", "xbin"}
 _IMAGE_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")
 _MEDIA_SIGNATURES = (b"\x1aE\xdf\xa3", b"RIFF", b"FLV", b"OggS", b"fLaC", b"ID3")
+_FULL_RANGE = 2
 _UNSPECIFIED_MATRIX, _BT709, _BT601 = 2, 1, 5  # FFmpeg's scaler numbers the matrices like H.273
 
 # FFmpeg's quick default truncates: every round trip would darken the picture by two levels. Bilinear chroma
@@ -160,12 +162,37 @@ def to_bgr(frame: av.VideoFrame, size: tuple[int, int] | None = None) -> NDArray
     """
     matrix = None
     if int(frame.colorspace) == _UNSPECIFIED_MATRIX:
-        matrix = _BT709 if is_high_definition(frame.width, frame.height) else _BT601
+        matrix = usual_matrix(frame.width, frame.height)
     width, height = size or (frame.width, frame.height)
     image = frame.to_ndarray(
         format="bgr24", width=width, height=height, src_colorspace=matrix, interpolation=TO_BGR
     )
     return np.require(image, np.uint8, ["C", "W"])
+
+
+def planar_picture(frame: av.VideoFrame) -> PlanarPicture | None:
+    """A decoded frame as it is, if it is of the form that `PlanarPicture` describes."""
+    matrix = int(frame.colorspace)
+    if matrix == _UNSPECIFIED_MATRIX:
+        matrix = usual_matrix(frame.width, frame.height)
+    if (
+        frame.format.name != "yuv420p"
+        or matrix not in LUMA_WEIGHTS
+        or int(frame.color_range) == _FULL_RANGE
+        or frame.width % 2
+        or frame.height % 2
+    ):
+        return None
+    luma, blue, red = (
+        np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
+        for plane in frame.planes
+    )
+    return PlanarPicture(luma, blue, red, matrix, frame)
+
+
+def usual_matrix(width: int, height: int) -> int:
+    """The matrix of untagged video of this size, as FFmpeg's scaler numbers it."""
+    return _BT709 if is_high_definition(width, height) else _BT601
 
 
 def is_high_definition(width: int, height: int) -> bool:

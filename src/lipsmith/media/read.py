@@ -17,6 +17,7 @@ from lipsmith.media.container import (
     decode,
     is_still_image,
     open_input,
+    planar_picture,
     require_file,
     require_video_stream,
     require_whole,
@@ -26,6 +27,7 @@ from lipsmith.media.container import (
 from lipsmith.media.images import read_image
 from lipsmith.media.probe import apply_turn, display_turn, stream_rate
 from lipsmith.media.sound import sound_blocks
+from lipsmith.picture import ArrayPicture, Picture
 from lipsmith.timebase import SAMPLE_RATE_HZ
 
 logger = logging.getLogger(__name__)
@@ -43,20 +45,41 @@ class Frame:
     image: NDArray[np.uint8]
 
 
+@dataclass(frozen=True, slots=True)
+class TimedPicture:
+    """`Frame` with its pixels as they were decoded, where that is possible; not to be written to."""
+
+    index: int
+    time: Fraction
+    picture: Picture
+
+
 def read_frames(path: Clip) -> Iterator[Frame]:
+    """`read_pictures`, each converted to BGR as a whole."""
+    for shown in _read(path, planes=False):
+        assert isinstance(shown.picture, ArrayPicture)
+        yield Frame(shown.index, shown.time, shown.picture.image)
+
+
+def read_pictures(path: Clip) -> Iterator[TimedPicture]:
     """The frames of a video, or the one frame of a still image, in constant memory.
 
     Times are exact, start at 0 and strictly increase: frames without a time stamp, or with one that is not
     after the frame before, are put in between. Rotation flags are applied; a video whose picture size changes
     on the way is scaled to the size of its first frame. Colours are converted with the matrix and range that
-    the file names, BT.709 for untagged HD, BT.601 for untagged smaller pictures.
+    the file names, BT.709 for untagged HD, BT.601 for untagged smaller pictures. Frames of 8 bits, 4:2:0, limited range
+    and even sides that need none of this are left as they were decoded.
 
     Raises:
         InputError: not media, no video stream, no frames, or cut short (with the time where the data ends).
     """
+    return _read(path, planes=True)
+
+
+def _read(path: Clip, *, planes: bool) -> Iterator[TimedPicture]:
     path = require_file(path)
     if is_still_image(path):
-        yield Frame(0, Fraction(0), read_image(path))
+        yield TimedPicture(0, Fraction(0), ArrayPicture(read_image(path)))
         return
     with open_input(path) as container:
         stream = require_video_stream(container, path)
@@ -74,7 +97,12 @@ def read_frames(path: Clip) -> Iterator[Frame]:
                 # collects garbage.
                 turn = display_turn(decoded)
             time = timeline.place(stamp(decoded))
-            yield Frame(index, time, apply_turn(to_bgr(decoded, size), turn))
+            picture: Picture | None = None
+            if planes and not any(turn) and (decoded.width, decoded.height) == size:
+                picture = planar_picture(decoded)
+            if picture is None:
+                picture = ArrayPicture(apply_turn(to_bgr(decoded, size), turn))
+            yield TimedPicture(index, time, picture)
         if index < 0:
             raise InputError(f"The video stream of {path} has no frames; give a video with a picture.")
 

@@ -30,6 +30,7 @@ from lipsmith.media.container import (
 )
 from lipsmith.media.probe import Colour
 from lipsmith.media.sound import sound_blocks
+from lipsmith.picture import LUMA_WEIGHTS, ArrayPicture, Picture, PlanarPicture
 
 # use_metadata_tags: mp4 else drops every tag that it has no box for. faststart: the index in front, so that a
 # browser plays while it loads.
@@ -163,36 +164,61 @@ class VideoWriter:
             self.abort()
             raise
 
-    def write(self, image: NDArray[np.uint8], time: Fraction) -> None:
-        """Append a frame: uint8 BGR, height × width × 3, shown from `time` (seconds) on."""
-        if image.shape != (self._height, self._width, 3) or image.dtype != np.uint8:
-            raise ValueError(
-                f"a frame of {self.path} must be uint8 {self._height}×{self._width}×3, "
-                f"not {image.dtype} {'×'.join(map(str, image.shape))}"
-            )
+    def write(self, picture: Picture | NDArray[np.uint8], time: Fraction) -> None:
+        """Append a frame, shown from `time` (seconds) on; an array is uint8 BGR, height × width × 3.
+
+        Planes that are what the output holds anyway are encoded as they are.
+        """
+        if isinstance(picture, np.ndarray):
+            self._check(picture)
+            picture = ArrayPicture(picture)
         if self._closed or self._container is None:
             raise ValueError(f"{self.path} is closed already")
         ticks = round(time / self._time_base)
         if self._last_ticks is not None and ticks <= self._last_ticks:
             raise ValueError(f"frame times of {self.path} must increase: {float(time):.6f} s is too early")
         self._last_ticks = ticks
-        if any(self._padding):
-            rows, columns = self._padding
-            image = cv2.copyMakeBorder(image, 0, rows, 0, columns, cv2.BORDER_REPLICATE).astype(np.uint8)
         with self._output_errors():
             if self._sound is not None:
                 self._sound.write_until(time + _SOUND_AHEAD_SECONDS)
-            frame = self._reformatter.reformat(
-                av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="bgr24"),
-                format=self._pixel_format,
-                dst_colorspace=self._colour.matrix,
-                dst_color_range=_LIMITED_RANGE,
-                interpolation=FROM_BGR,
-            )
+            frame = self._planes(picture) if isinstance(picture, PlanarPicture) else None
+            if frame is None:
+                frame = self._converted(picture.bgr())
             frame.pts, frame.time_base = ticks, self._time_base
             frame.duration = round(self._step / self._time_base)
             frame.colorspace = self._colour.matrix
             self._container.mux(self._stream.encode(frame))
+
+    def _planes(self, picture: PlanarPicture) -> av.VideoFrame | None:
+        """A frame of the planes of `picture`, if the output means the same by them."""
+        if not same_matrix(picture.matrix, self._colour.matrix) or self._pixel_format != "yuv420p":
+            return None
+        if isinstance(picture.source, av.VideoFrame):
+            frame = picture.source
+        else:
+            frame = av.VideoFrame.from_numpy_buffer(picture.source, format="yuv420p")
+        frame.pict_type = av.video.frame.PictureType.NONE  # the source's choice of key frames is not ours
+        frame.color_range = _LIMITED_RANGE
+        return frame
+
+    def _converted(self, image: NDArray[np.uint8]) -> av.VideoFrame:
+        if any(self._padding):
+            rows, columns = self._padding
+            image = cv2.copyMakeBorder(image, 0, rows, 0, columns, cv2.BORDER_REPLICATE).astype(np.uint8)
+        return self._reformatter.reformat(
+            av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="bgr24"),
+            format=self._pixel_format,
+            dst_colorspace=self._colour.matrix,
+            dst_color_range=_LIMITED_RANGE,
+            interpolation=FROM_BGR,
+        )
+
+    def _check(self, image: NDArray[np.uint8]) -> None:
+        if image.shape != (self._height, self._width, 3) or image.dtype != np.uint8:
+            raise ValueError(
+                f"a frame of {self.path} must be uint8 {self._height}×{self._width}×3, "
+                f"not {image.dtype} {'×'.join(map(str, image.shape))}"
+            )
 
     def close(self) -> None:
         """Finish the file and give it its name."""
@@ -390,6 +416,11 @@ def output_colour(colour: Colour | None, width: int, height: int) -> Colour:
         primaries=colour.primaries if colour.primaries not in (0, 2) else usual.primaries,
         transfer=colour.transfer if colour.transfer not in (0, 2) else usual.transfer,
     )
+
+
+def same_matrix(one: int, other: int) -> bool:
+    """Whether two code points of H.273 mean the same sums: BT.601 has two."""
+    return LUMA_WEIGHTS.get(one) == LUMA_WEIGHTS.get(other, ())
 
 
 def _time_base(rate: Fraction) -> Fraction:
