@@ -12,6 +12,7 @@ from lipsmith import __version__
 from lipsmith.cli import failures
 from lipsmith.cli.demo import demo
 from lipsmith.cli.inspect import inspect
+from lipsmith.cli.study import study
 from lipsmith.cli.sync import sync
 from lipsmith.cli.train import doctor, export, offsets, prepare, train
 from lipsmith.cli.weights import weights
@@ -28,6 +29,7 @@ app = typer.Typer(
 
 for command in (sync, demo, prepare, train, doctor, offsets, export, inspect):
     app.command()(failures.told_in_one_sentence(command))
+app.add_typer(study, name="study")
 app.add_typer(weights, name="weights")
 
 
