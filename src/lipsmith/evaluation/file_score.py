@@ -18,6 +18,7 @@ import hashlib
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -32,6 +33,7 @@ from lipsmith.data.storage import room_for
 from lipsmith.errors import InputError, LipsmithError, RuntimeUnavailableError, UsageError
 from lipsmith.evaluation.judges import FileJudge, Stretch, resolve_judge
 from lipsmith.evaluation.lse import LseScore
+from lipsmith.evaluation.sync_score import Interval, bootstrap_ratio
 from lipsmith.faces.detect import FaceDetector, resolve_detector
 from lipsmith.faces.track import FaceTrack, FaceTracker
 from lipsmith.media.probe import probe
@@ -143,6 +145,53 @@ class FileScore:
         """What `to_dict` gave."""
         tracks = tuple(TrackScore.from_dict(track) for track in values["tracks"])
         return cls(**{**values, "path": Path(values["path"]), "tracks": tracks})
+
+
+@dataclass(frozen=True)
+class FileSummary:
+    """Many rows in a few numbers. Files without a score are in no average, and are counted beside it."""
+
+    num_files: int
+    num_scored: int
+    failures: dict[str, int]
+    """Kind of failure → number of files."""
+    lse_d: Interval
+    """Mean over the scored files, each counted once, with a 95 % bootstrap interval over files."""
+    lse_c: Interval
+    offsets: dict[int, int]
+    """AV offset in frames → number of files."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-ready values; NaN as None."""
+        return {
+            "num_files": self.num_files,
+            "num_scored": self.num_scored,
+            "failures": self.failures,
+            "lse_d": self.lse_d.to_dict(),
+            "lse_c": self.lse_c.to_dict(),
+            "offsets": {str(offset): count for offset, count in self.offsets.items()},
+        }
+
+
+def summarise_files(scores: Iterable[FileScore]) -> FileSummary:
+    """Put the rows of many files together."""
+    rows = list(scores)
+    scored = [row for row in rows if row.is_scored]
+    labels = [str(place) for place in range(len(scored))]
+
+    def mean(values: list[float | None]) -> Interval:
+        numbers = np.array(values, np.float64)
+        return bootstrap_ratio(numbers, np.ones(len(numbers)), labels)
+
+    offsets = Counter(row.av_offset_frames for row in scored if row.av_offset_frames is not None)
+    return FileSummary(
+        num_files=len(rows),
+        num_scored=len(scored),
+        failures=dict(sorted(Counter(row.failure_kind for row in rows if row.failure_kind).items())),
+        lse_d=mean([row.lse_d for row in scored]),
+        lse_c=mean([row.lse_c for row in scored]),
+        offsets=dict(sorted(offsets.items())),
+    )
 
 
 class ScoreStore:
@@ -427,13 +476,13 @@ def find_videos(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def frames_at_rate(frames: Iterable[Frame], rate: Fraction = TRAINING_RATE_HZ) -> Iterator[Frame]:
-    """Of a video's `frames` the one nearest to each tick of `rate`, from 0 to its last frame; the earlier of two.
+    """Of a video's `frames` the one nearest to each tick of `rate`, from 0 to the end of its last; the earlier of two.
 
     A frame keeps its own index and time; it is given twice where the video is slower than `rate`. A video at `rate`
     comes out as it is.
     """
     before: Frame | None = None
-    tick = 0
+    tick = count = 0
     for frame in frames:
         while before is not None and (due := tick / rate) < frame.time:
             if due - before.time > frame.time - due:
@@ -441,7 +490,12 @@ def frames_at_rate(frames: Iterable[Frame], rate: Fraction = TRAINING_RATE_HZ) -
             yield before
             tick += 1
         before = frame
-    while before is not None and tick / rate <= before.time + 1 / (2 * rate):
+        count += 1
+    if before is None:
+        return
+    shown = before.time / (count - 1) if count > 1 else 1 / rate
+    # A quarter of a tick's grace: time stamps in whole milliseconds tremble.
+    while tick / rate < before.time + shown - 1 / (4 * rate):
         yield before
         tick += 1
 

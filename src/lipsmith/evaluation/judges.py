@@ -290,9 +290,8 @@ class _ExpertStretch:
     def __init__(self, expert: SyncJudge, mel: NDArray[np.float32]) -> None:
         self._expert, self._mel = expert, mel
         self._lead = expert_lead(expert.frames)
-        self._device = (
-            next(expert.parameters()).device if isinstance(expert, torch.nn.Module) else torch.device("cpu")
-        )
+        parameter = next(expert.parameters(), None) if isinstance(expert, torch.nn.Module) else None
+        self._device = torch.device("cpu") if parameter is None else parameter.device
         self._faces: list[NDArray[np.uint8]] = []  # lower halves not yet in all of their windows
         self._starts: list[int] = []  # of the sound of the window that begins with each of them
         self._lips: list[NDArray[np.float32]] = []
@@ -303,7 +302,7 @@ class _ExpertStretch:
         if self._is_full:
             return
         start = window_start(time, self._lead)
-        self._faces.append(lower_half(face.transpose(2, 0, 1)))
+        self._faces.append(lower_half(face.transpose(2, 0, 1)).copy())
         # A window whose sound is not all there is none.
         if start + WINDOW_COLUMNS <= self._mel.shape[1]:
             self._starts.append(start)

@@ -69,8 +69,8 @@ def fetch(file: PublishedFile, folder: Path | None = None) -> Path:
     return Path(found)
 
 
-def install_syncnet(file: PublishedFile = SYNCNET_V2) -> Path:
-    """Fetch SyncNet's weights and install them under the name `syncnet-v2`; the folder of the installed weights.
+def install_syncnet(file: PublishedFile | None = None) -> Path:
+    """Fetch SyncNet's weights (`SYNCNET_V2`) and install them as `syncnet-v2`; the folder of the installed weights.
 
     The card names the address. The file is a pickle: tensors are read from it, and nothing in it is run.
 
@@ -80,6 +80,7 @@ def install_syncnet(file: PublishedFile = SYNCNET_V2) -> Path:
     from lipsmith.evaluation.judges import SYNCNET_NAME
     from lipsmith.weights.checkpoint import import_checkpoint
 
+    file = file or SYNCNET_V2
     facts = {
         "source": f"{file.address}, sha256 {file.sha256}",
         "licence": file.licence,

@@ -1,0 +1,116 @@
+"""`lipsmith evaluate score`: rows for scores and for failures, exit code, answers, kept scores."""
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lipsmith.errors import ExitCode
+from lipsmith.training.expert import build_expert
+from lipsmith.training.recipe import ExpertModel
+from lipsmith.training.run import save_weights
+
+from .conftest import Command
+
+
+@pytest.fixture(scope="module")
+def expert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An untrained expert, as `--judge` takes it."""
+    torch.manual_seed(0)
+    model = ExpertModel(form="dense", width=0.25)
+    path = tmp_path_factory.mktemp("expert") / "best.safetensors"
+    save_weights(build_expert(model), path, {"model": model.model_dump_json()})
+    return f"expert={path.parent}"
+
+
+@pytest.fixture
+def videos(media: Path, tmp_path: Path) -> Path:
+    """One that can be scored, and three that cannot."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name in ("face", "silent_face", "wall"):
+        shutil.copy(media / f"{name}.mp4", folder)
+    (folder / "corrupt.mp4").write_bytes((media / "face.mp4").read_bytes()[:1500])
+    return folder
+
+
+def test_failures_are_rows_and_the_exit_code_says_so(
+    run: Command, videos: Path, expert: str, tmp_path: Path
+) -> None:
+    gone, output = tmp_path / "gone.mp4", tmp_path / "out"
+    arguments = ("evaluate", "score", videos, gone, "--judge", expert, "--min-track", 14, "-o", output)
+
+    done = run(*arguments, "--json")
+
+    assert done.code == ExitCode.INCOMPLETE == 12
+    answer = json.loads(done.out)
+    assert [(Path(row["path"]).name, row["failure_kind"]) for row in answer["files"]] == [
+        ("corrupt.mp4", "unreadable"),
+        ("face.mp4", None),
+        ("silent_face.mp4", "no sound"),
+        ("wall.mp4", "no sound"),
+        ("gone.mp4", "missing"),
+    ]
+    assert answer["summary"]["num_scored"] == 1
+    assert answer["summary"]["failures"] == {"missing": 1, "no sound": 2, "unreadable": 1}
+    assert "compare only with one another" in answer["scorer"]["compares"]
+    assert "compare only with one another" in done.err
+    assert json.loads((output / "scores.json").read_text()) == answer
+    kept = (output / "scores.jsonl").read_text()
+    assert len(kept.splitlines()) == 4  # a missing file has no digest to keep it under
+
+    again = run(*arguments, "--csv")
+
+    assert again.code == ExitCode.INCOMPLETE
+    assert (output / "scores.jsonl").read_text() == kept
+    rows = list(csv.DictReader(io.StringIO(again.out)))
+    assert again.out == (output / "scores.csv").read_text()
+    scored = answer["files"][1]
+    assert float(rows[1]["lse_d"]) == scored["lse_d"] and rows[1]["num_tracks"] == "1"
+    assert rows[4]["failure"] == f"There is no file {gone}." and rows[4]["lse_d"] == ""
+
+
+def test_a_table_for_people(run: Command, media: Path, expert: str) -> None:
+    done = run("evaluate", "score", media / "face.mp4", "--judge", expert, "--protocol", "whole-clip")
+    assert done.code == ExitCode.OK
+    header, row = done.out.splitlines()
+    assert header.split() == ["file", "LSE-D", "LSE-C", "offset", "windows", "tracks"]
+    assert row.startswith(str(media / "face.mp4")) and row.split()[-2:] == ["16", "1"]
+    assert "Mean of 1 of 1 files" in done.err and "invisible to LSE" in done.err
+
+
+def test_syncnet_by_its_file(run: Command, media: Path, tmp_path: Path) -> None:
+    from lipsmith.models.syncnet import SyncNet
+
+    torch.manual_seed(0)
+    file = tmp_path / "syncnet.pth"
+    torch.save(SyncNet().state_dict(), file)
+    done = run("evaluate", "score", media / "face.mp4", "--judge", file, "--protocol", "whole-clip", "--json")
+    assert (done.code, done.sentences[0][:18]) == (ExitCode.OK, "Judge: SyncNet v2,")
+    answer = json.loads(done.out)
+    assert answer["scorer"]["runtime"] == ("torch" if torch.cuda.is_available() else "openvino")
+    assert answer["files"][0]["num_windows"] == 15
+    assert np.isfinite(answer["files"][0]["lse_d"])
+
+
+def test_a_pickle_that_would_run_code_is_not_run(run: Command, media: Path, tmp_path: Path) -> None:
+    file = tmp_path / "syncnet.pth"
+    torch.save({"netcnnlip.0.weight": Path("x")}, file)
+    done = run("evaluate", "score", media / "face.mp4", "--judge", file)
+    assert done.code == ExitCode.WEIGHTS and "would run code" in done.err
+
+
+def test_without_weights_the_ways_out_are_told(run: Command, media: Path) -> None:
+    done = run("evaluate", "score", media / "face.mp4")
+    assert done.code == ExitCode.USAGE
+    assert "--download" in done.err and "--judge expert=RUN" in done.err and len(done.sentences) == 1
+
+
+def test_two_answers_at_once_are_refused(run: Command, media: Path, expert: str) -> None:
+    done = run("evaluate", "score", media / "face.mp4", "--judge", expert, "--json", "--csv")
+    assert done.code == ExitCode.USAGE and "choose one" in done.err
