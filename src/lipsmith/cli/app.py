@@ -11,6 +11,7 @@ import typer
 from lipsmith import __version__
 from lipsmith.cli import failures
 from lipsmith.cli.demo import demo
+from lipsmith.cli.evaluate import evaluate
 from lipsmith.cli.inspect import inspect
 from lipsmith.cli.study import study
 from lipsmith.cli.sync import sync
@@ -30,6 +31,7 @@ app = typer.Typer(
 for command in (sync, demo, prepare, train, doctor, offsets, export, inspect):
     app.command()(failures.told_in_one_sentence(command))
 app.add_typer(study, name="study")
+app.add_typer(evaluate, name="evaluate")
 app.add_typer(weights, name="weights")
 
 
