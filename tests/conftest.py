@@ -1,5 +1,6 @@
 """Fixtures that every test folder shares."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -32,3 +33,9 @@ def _interruptible() -> None:
     """Shells start background jobs with SIGINT ignored, and children inherit that: tests of interrupts need it back."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _untuned() -> None:
+    """What a runtime learns of this machine's speed belongs to its user, not to tests."""
+    os.environ["LIPSMITH_TUNING"] = "off"

@@ -7,15 +7,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from lipsmith.data.clips import Clip, ClipRecord, encode_crop, save_clip, stored_size, write_index
 from lipsmith.errors import RecipeError, UsageError, WeightsError
 from lipsmith.faces.crop import DEFAULT_PADDING
 from lipsmith.models.wav2lip import Wav2Lip
-from lipsmith.training.export import calibration_batches, export_weights
+from lipsmith.training.export import export_weights
 from lipsmith.training.recipe import ExpertRecipe, GeneratorRecipe
 from lipsmith.weights.checkpoint import PUBLISHED_CROP_PADDING
+from lipsmith.weights.store import resolve
 
 SIZE = 96
 
@@ -78,6 +79,9 @@ def test_the_card_says_what_recipe_and_data_say(run_folder: Path, prepared: Path
     assert (card.recipe, card.description, card.licence) == ("small", "A test's.", "CC-BY-4.0")
     assert (card.trained_on, card.use) == (("kept",), "any")
     assert set(card.files) == {"generator.safetensors", "generator.xml", "generator.bin"}
+    agreement = card.scores["int8"]
+    assert agreement["psnr_lower_db"] >= 38 and agreement["worst_psnr_lower_db"] >= 32
+    assert agreement["samples"] == 4  # one clip of the four that were trained on
     parameters = sum(value.numel() for value in Wav2Lip(width=0.125).parameters())
     assert (tmp_path / "mine" / "generator.bin").stat().st_size < 1.5 * parameters  # bytes: mostly one each
 
@@ -88,31 +92,30 @@ def test_a_plain_checkpoint_is_used_like_the_published_ones(run_folder: Path, tm
     assert (card.use, card.trained_on) == ("research", ())
 
 
-def test_calibration_shows_what_inference_shows(prepared: Path) -> None:
-    records = [ClipRecord.from_json(line) for line in (prepared / "index.jsonl").read_text().splitlines()]
-    batches = list(calibration_batches(prepared, records, SIZE))
-    assert len(batches) == 6
-    for mels, faces in batches:
-        assert mels.shape == (4, 1, 80, 16) and faces.shape == (4, 6, SIZE, SIZE)
-        assert mels.dtype == faces.dtype == np.float32
-        assert not faces[:, :3, SIZE // 2 :].any()
-        np.testing.assert_array_equal(faces[:, :3, : SIZE // 2], faces[:, 3:, : SIZE // 2])
-        assert 0 < faces.max() <= 1
-    # The second clip hears the first one's sound, the third its own.
-    assert any(np.array_equal(batches[1][0][0], window) for window in batches[0][0])
-    assert not any(np.array_equal(batches[2][0][0], window) for window in batches[1][0])
+def test_weights_by_name_keep_their_card(tmp_path: Path) -> None:
+    card = export_weights("default", tmp_path / "again", overrides={"description": "The same."})
+    default, folder = resolve("default")
+    kept = (
+        "architecture",
+        "width",
+        "window_lead_seconds",
+        "crop_padding",
+        "reference",
+        "licence",
+        "use",
+        "trained_on",
+    )
+    assert {name: getattr(card, name) for name in kept} == {name: getattr(default, name) for name in kept}
+    assert (card.name, card.description, card.scores) == ("again", "The same.", {})
+    assert card.source.startswith(f"default, {default.source}, sha256 ")
+    ours, theirs = (load_file(place / "generator.safetensors") for place in (tmp_path / "again", folder))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_int8_needs_data(run_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="int8"):
+def test_int8_needs_faces(run_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"int8.*--calibrate.*--data.*--calibrate drawn"):
         export_weights(run_folder, tmp_path / "mine", precision="int8")
     assert not list(tmp_path.iterdir())
-
-
-def test_faces_of_another_size(run_folder: Path, prepared: Path) -> None:
-    records = [ClipRecord.from_json((prepared / "index.jsonl").read_text().splitlines()[0])]
-    with pytest.raises(UsageError, match="--face-size 128"):
-        next(calibration_batches(prepared, records, 128))
 
 
 def test_an_expert_is_not_exported(tmp_path: Path) -> None:

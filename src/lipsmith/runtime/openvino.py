@@ -1,5 +1,8 @@
 """The default runtime: OpenVINO on the CPU, from `generator.xml` and `generator.bin` of a weights folder."""
 
+import time
+from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,23 +11,36 @@ import numpy as np
 from lipsmith.engine import compile_on_cpu, import_openvino
 from lipsmith.errors import RuntimeUnavailableError, WeightsError
 from lipsmith.runtime.base import OPENVINO_NAME, FloatArray, check_inputs, split_rows
+from lipsmith.runtime.tuning import (
+    Division,
+    Trial,
+    available_threads,
+    candidates,
+    division_key,
+    is_tuning_on,
+    recall,
+    remember,
+)
 from lipsmith.timebase import NUM_MELS, WINDOW_COLUMNS
 
 DEVICES = ("auto", "cpu")
 
-# Rows the network is compiled for. Fixed, because OpenVINO plans memory and kernels better for known shapes;
-# four, because more no longer helps on two cores and spoils the cache of the full-width network
-# (benchmarks/generator.py --batches).
-BATCH = 4
+# Calls of one size in a row after which that size gets a network compiled for it; till then rows are padded.
+_STEADY_CALLS = 3
 
 
 class OpenVinoGenerator:
     """A generator compiled for this processor. See `GeneratorRuntime`.
 
+    Networks are compiled for a fixed number of rows, because OpenVINO plans memory and kernels better for known
+    shapes. How many rows go together and how many batches run at once is tried on the first few hundred faces,
+    remembered for this machine (`lipsmith.runtime.tuning`), and no part of what the faces look like.
+
     Args:
         folder: holds generator.xml and generator.bin.
         device: "auto" or "cpu".
         threads: most threads; None: one a physical core.
+        division: how the work is divided; None: as remembered, or else tried.
 
     Raises:
         RuntimeUnavailableError: OpenVINO is not installed, or does not know the device.
@@ -34,42 +50,146 @@ class OpenVinoGenerator:
     name = "openvino"
     device = "cpu"
 
-    def __init__(self, folder: Path, *, device: str = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        division: Division | None = None,
+    ) -> None:
         if device.lower() not in DEVICES:
             raise RuntimeUnavailableError(
                 f"The openvino runtime has no device “{device}”; it has: {', '.join(DEVICES)}. "
                 "For a GPU use the torch runtime."
             )
         path = Path(folder) / OPENVINO_NAME
-        model = read_generator(path)
-        self.face_size: int = model.inputs[1].get_partial_shape()[2].get_length()
-        model.reshape(
-            {
-                0: [BATCH, 1, NUM_MELS, WINDOW_COLUMNS],
-                1: [BATCH, 6, self.face_size, self.face_size],
-            }
-        )
-        self._request: Any = compile_on_cpu(model, threads=threads).create_infer_request()
-        # One pair of input arrays for all calls. Behind a short last batch lie former rows, not read.
-        self._mels = np.zeros((BATCH, 1, NUM_MELS, WINDOW_COLUMNS), np.float32)
-        self._faces = np.zeros((BATCH, 6, self.face_size, self.face_size), np.float32)
+        self._model: Any = read_generator(path)
+        self.face_size: int = self._model.inputs[1].get_partial_shape()[2].get_length()
+        self._threads = threads
+        self._trial: Trial | None = None
+        self._key = ""
+        if division is None:
+            division = self._begin_trial(path)
+        self._division = division
+        self._networks: dict[tuple[int, int], _Network] = {}  # by rows and streams
+        self._network(self._full)
+        self._recent: deque[tuple[int, int]] = deque(maxlen=_STEADY_CALLS)
+
+    def _begin_trial(self, path: Path) -> Division:
+        """What is remembered of this machine; else the first candidate, the others to be tried."""
+        threads = available_threads(self._threads)
+        choices = candidates(threads)
+        if not is_tuning_on():
+            return choices[0]
+        self._key = division_key(path.read_bytes(), threads, ("openvino",))
+        remembered = recall(self._key, choices)
+        if remembered is None and len(choices) > 1:
+            self._trial = Trial(choices)
+        return remembered or choices[0]
 
     def generate(self, mels: FloatArray, faces: FloatArray) -> FloatArray:
         """(n, 1, 80, 16), (n, 6, S, S) → (n, 3, S, S). See `GeneratorRuntime.generate`."""
         check_inputs(mels, faces, self.face_size)
-        if self._request is None:
+        if self._model is None:
             raise RuntimeUnavailableError("This generator was closed; resolve a new one.")
         generated = np.empty((len(faces), 3, self.face_size, self.face_size), np.float32)
-        for rows in split_rows(len(faces), BATCH):
-            count = rows.stop - rows.start
-            self._mels[:count], self._faces[:count] = mels[rows], faces[rows]
-            self._request.infer([self._mels, self._faces], share_inputs=True)
-            generated[rows] = self._request.get_output_tensor(0).data[:count]
+        if not len(faces):
+            return generated
+        network = self._network_for(len(faces))
+        start = time.perf_counter()
+        network.run(mels, faces, generated)
+        if self._trial is not None:
+            self._trial.add(len(faces), time.perf_counter() - start)
+            self._follow_trial(self._trial)
         return generated
 
+    def _network_for(self, num_rows: int) -> "_Network":
+        """The network for a call of `num_rows`: one of its own once calls of that size are the rule."""
+        rows = self._division.rows_together(num_rows)
+        # A single batch gets all threads, as live use wants it.
+        shape = rows, min(self._division.streams, -(-num_rows // rows))
+        self._recent.append(shape)
+        if shape not in self._networks and list(self._recent) == [shape] * _STEADY_CALLS:
+            # Two at most: the one for full batches, and the one for what callers bring now.
+            self._networks = {self._full: self._networks[self._full]}
+            return self._network(shape)
+        return self._networks.get(shape) or self._networks[self._full]
+
+    @property
+    def _full(self) -> tuple[int, int]:
+        return self._division.batch, self._division.streams
+
+    def _network(self, shape: tuple[int, int]) -> "_Network":
+        if shape not in self._networks:
+            self._networks[shape] = _Network(self._model, *shape, self.face_size, self._threads)
+        return self._networks[shape]
+
+    def _follow_trial(self, trial: Trial) -> None:
+        if trial.division != self._division:
+            self._networks.clear()  # before the next is compiled: both would be in memory
+            self._division = trial.division
+            self._network(self._full)
+            self._recent.clear()
+        if trial.is_over:
+            remember(self._key, trial)
+            self._trial = None
+
     def close(self) -> None:
-        """Free the compiled network."""
-        self._request = None
+        """Free the compiled networks."""
+        self._networks.clear()
+        self._model = None
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One stream: its request, and a pair of input arrays that serve all its batches."""
+
+    request: Any
+    mels: FloatArray
+    faces: FloatArray
+    rows: slice | None = None  # what it is at work on
+
+
+class _Network:
+    """The generator compiled for batches of `rows` rows, `streams` of them at once."""
+
+    def __init__(self, model: Any, rows: int, streams: int, face_size: int, threads: int | None) -> None:
+        self._rows = rows
+        shaped = model.clone()
+        shaped.reshape({0: [rows, 1, NUM_MELS, WINDOW_COLUMNS], 1: [rows, 6, face_size, face_size]})
+        compiled = compile_on_cpu(shaped, threads=threads, options={"NUM_STREAMS": streams})
+        self._slots = [
+            _Slot(
+                compiled.create_infer_request(),
+                # Behind a short last batch lie former rows, which are not read.
+                np.zeros((rows, 1, NUM_MELS, WINDOW_COLUMNS), np.float32),
+                np.zeros((rows, 6, face_size, face_size), np.float32),
+            )
+            for _ in range(streams)
+        ]
+
+    def run(self, mels: FloatArray, faces: FloatArray, generated: FloatArray) -> None:
+        """Fill `generated`, one face for each row of the inputs."""
+        try:
+            for number, rows in enumerate(split_rows(len(faces), self._rows)):
+                slot = self._slots[number % len(self._slots)]
+                _collect(slot, generated)
+                count = rows.stop - rows.start
+                slot.mels[:count], slot.faces[:count] = mels[rows], faces[rows]
+                slot.request.start_async([slot.mels, slot.faces], share_inputs=True)
+                slot.rows = rows
+        finally:  # an interrupt must not leave a request at work on arrays that are used again
+            for slot in self._slots:
+                _collect(slot, generated)
+
+
+def _collect(slot: _Slot, generated: FloatArray) -> None:
+    """Wait for `slot`, and copy what it made to its place."""
+    if slot.rows is not None:
+        rows, slot.rows = slot.rows, None
+        slot.request.wait()
+        generated[rows] = slot.request.get_output_tensor(0).data[: rows.stop - rows.start]
 
 
 def read_generator(path: Path) -> Any:

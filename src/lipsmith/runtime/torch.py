@@ -75,13 +75,19 @@ class TorchGenerator:
         return generated
 
     def _run(self, network: Wav2Lip, mels: FloatArray, faces: FloatArray) -> FloatArray:
-        # Copies: PyTorch reads neither read-only arrays nor backward ones.
-        sound = torch.from_numpy(mels.copy()).to(self._device, self._dtype)
-        pictures = torch.from_numpy(faces.copy()).to(
-            self._device, self._dtype, memory_format=torch.channels_last
-        )
+        sound = self._upload(mels).to(self._dtype)
+        pictures = self._upload(faces).to(self._dtype, memory_format=torch.channels_last)
         output: FloatArray = network(sound, pictures).float().cpu().numpy()
         return output
+
+    def _upload(self, array: FloatArray) -> torch.Tensor:
+        # A copy: PyTorch reads neither read-only arrays nor backward ones.
+        tensor = torch.from_numpy(array.copy())
+        if self._device.type != "cuda":
+            return tensor.to(self._device)
+        # From pinned memory, which PyTorch keeps for the next batch, the GPU fetches without the processor, which goes
+        # on to the next array meanwhile; and it is the GPU that rounds to half precision and reorders the channels.
+        return tensor.pin_memory().to(self._device, non_blocking=True)
 
     def close(self) -> None:
         """Free the network and, on CUDA, the memory that it held."""

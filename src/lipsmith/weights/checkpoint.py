@@ -23,7 +23,7 @@ from lipsmith.models.expert import LIPS_WIDTH, LipSyncExpert
 from lipsmith.models.quality import VisualQualityDiscriminator
 from lipsmith.models.syncnet import SyncNet
 from lipsmith.models.wav2lip import FACE_SIZES, WarpingWav2Lip, Wav2Lip
-from lipsmith.runtime.export import Precision, export_generator
+from lipsmith.runtime.export import Exported, Precision, export_generator
 from lipsmith.weights.card import CARD_NAME, Kind, WeightCard
 from lipsmith.weights.file_format import CheckpointFormat, checkpoint_format, pickle_bytes, pickled_names
 from lipsmith.weights.store import PACKAGED_FOLDER, check_name, file_sha256, new_folder, user_folder
@@ -281,12 +281,24 @@ def write_weights(
                 f"The folder {folder} cannot be written: {error}. Is the disk full?"
             ) from error
         if card.kind == "generator":
-            export_generator(network, partial, precision=precision, calibration=calibration)
+            exported = export_generator(network, partial, precision=precision, calibration=calibration)
+            if precision == "int8":
+                card = dataclasses.replace(card, scores={**card.scores, "int8": _agreement(exported)})
         files = {path.name: file_sha256(path) for path in sorted(partial.iterdir())}
         created = card.created or datetime.datetime.now(datetime.UTC).date().isoformat()
         card = dataclasses.replace(card, files=files, created=created)
         card.write(partial / CARD_NAME)
     return card
+
+
+def _agreement(exported: Exported) -> dict[str, Any]:
+    """What the card says of 8-bit weights: how far their faces are from those of the same weights in float32."""
+    facts: dict[str, Any] = {
+        "psnr_lower_db": round(exported.psnr_lower_db, 1),
+        "worst_psnr_lower_db": round(exported.worst_psnr_lower_db, 1),
+        "samples": exported.num_rows,
+    }
+    return facts | ({"kept_in_float": len(exported.kept_in_float)} if exported.kept_in_float else {})
 
 
 def _read(path: Path) -> _Contents:
