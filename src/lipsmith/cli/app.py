@@ -12,10 +12,11 @@ from lipsmith import __version__
 from lipsmith.cli import failures
 from lipsmith.cli.demo import demo
 from lipsmith.cli.evaluate import evaluate
+from lipsmith.cli.export import export
 from lipsmith.cli.inspect import inspect
 from lipsmith.cli.study import study
 from lipsmith.cli.sync import sync
-from lipsmith.cli.train import doctor, export, offsets, prepare, train
+from lipsmith.cli.train import doctor, offsets, prepare, train
 from lipsmith.cli.weights import weights
 
 app = typer.Typer(

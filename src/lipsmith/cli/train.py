@@ -1,13 +1,12 @@
-"""`lipsmith prepare`, `train`, `offsets` and `export`: from footage to weights."""
+"""`lipsmith prepare`, `doctor`, `train` and `offsets`: from footage to a trained network."""
 
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lipsmith.cli.options import AudioLead, JsonReport
+from lipsmith.cli.options import JsonReport
 from lipsmith.cli.output import say, write_answer, write_json
 from lipsmith.cli.progress import ProgressBars
 
@@ -252,73 +251,3 @@ def doctor(
         f"{len(report.with_verdict('drop'))} left out. See {written[-1]}."
     )
     say("The index was brought up to date." if correct else "Nothing was changed: --correct does that.")
-
-
-class Precision(StrEnum):
-    """How the exported generator stores its numbers."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    INT8 = "int8"
-
-
-class Use(StrEnum):
-    """What the training data allows."""
-
-    ANY = "any"
-    RESEARCH = "research"
-
-
-def export(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="SOURCE", help="Run folder of a generator, or a checkpoint file.", show_default=False
-        ),
-    ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            help="The new weights folder; its name is the weights' name.",
-            show_default=False,
-        ),
-    ],
-    data: Annotated[
-        Path | None,
-        typer.Option("--data", "-d", help="Prepared clips, to calibrate int8 and to name in the card."),
-    ] = None,
-    precision: Annotated[
-        Precision, typer.Option("--precision", help="Numbers of the exported network; int8 is fastest.")
-    ] = Precision.FP32,
-    audio_lead: AudioLead = None,
-    licence: Annotated[str | None, typer.Option("--licence", help="Of the weights, for the card.")] = None,
-    use: Annotated[Use | None, typer.Option("--use", help="What the training data allows.")] = None,
-    description: Annotated[str | None, typer.Option("--description", help="A sentence for the card.")] = None,
-    as_json: JsonReport = False,
-) -> None:
-    """Make weights for `sync --model` of a training; refused unless they agree with PyTorch."""
-    from lipsmith.training.export import export_weights
-
-    stated = {
-        "window_lead_seconds": audio_lead,
-        "licence": licence,
-        "use": None if use is None else use.value,
-        "description": description,
-    }
-    card = export_weights(
-        source,
-        output,
-        data=data,
-        precision=precision.value,
-        overrides={field: value for field, value in stated.items() if value is not None},
-    )
-    if as_json:
-        write_json(card.to_dict())
-    else:
-        write_answer(str(output))
-    say(
-        f"{card.architecture}, width {card.width:g}, {card.face_size} px, {precision.value}. "
-        f"Try it with: lipsmith sync --model {output} …"
-    )
