@@ -489,6 +489,7 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="what is measured")
     arguments.add_argument("--recipes", nargs="+", choices=OURS, default=list(OURS), help="whose trainings")
+    arguments.add_argument("--footage", type=Path, help="folder to draw into, or drawn into before")
     arguments.add_argument("--speakers", type=int, default=6, help="drawn people; the first is held out")
     arguments.add_argument("--clips", type=int, default=4, help="of each")
     arguments.add_argument("--clip-seconds", type=float, default=4, help="length of a clip")
@@ -514,8 +515,9 @@ def main() -> None:
     readers: list[Rates] = []
     steps: list[Rates] = []
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        in_fresh_process(draw_footage, folder, amount)
+        folder = chosen.footage or Path(scratch)
+        if not (folder / "expert").exists():
+            in_fresh_process(draw_footage, folder, amount)
         for name in chosen.recipes:
             if "readers" in chosen.only:
                 rates, _ = in_fresh_process(time_reader, folder, name, amount)

@@ -120,7 +120,7 @@ def test_videos_without_faces(tmp_path: Path, nobody: PrepareOptions) -> None:
     (tmp_path / "in").mkdir()
     for number in range(3):
         make_clip(tmp_path / "in" / f"{number}.mp4", num_frames=30, sound_seconds=1.2)
-    with pytest.raises(DataError, match=r"None of 3 videos gave a usable clip \(no face: 3\)"):
+    with pytest.raises(DataError, match=r"None of 3 videos or folders gave a usable clip \(no face: 3\)"):
         prepare([tmp_path / "in"], tmp_path / "out", options=nobody, workers=1)
     assert "no face in 30 frames" in (tmp_path / "out" / "dropped.jsonl").read_text()
 
@@ -272,6 +272,34 @@ def test_a_process_that_is_ended_from_outside(
     monkeypatch.undo()
     prepare([lrs2], tmp_path, workers=1)
     _assert_whole(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("change", ["deleted", "cut off"])
+def test_clips_of_a_lost_shard_are_made_anew(
+    lrs2: Path, tmp_path: Path, uninterrupted: dict[str, str], change: str
+) -> None:
+    prepare([lrs2], tmp_path, workers=1, shard_bytes=150_000)
+    shards = sorted((tmp_path / "shards").iterdir())
+    assert len(shards) > 1
+    before = read_index(tmp_path)
+    lost = {record.id for record in before if record.shard == shards[0].name}
+    if change == "deleted":
+        shards[0].unlink()
+    else:
+        shards[0].write_bytes(shards[0].read_bytes()[:-20_000])
+        lost = {max((r for r in before if r.id in lost), key=lambda r: r.shard_offset).id}
+    # Without its footage nothing can be made, and nothing is forgotten.
+    assert prepare([], tmp_path).num_lost == len(lost)
+    assert read_index(tmp_path) == before
+    report = prepare([lrs2], tmp_path, workers=1)
+    assert (report.num_clips, report.num_lost) == (NUM_CLIPS, 0)
+    _assert_whole(tmp_path, uninterrupted)
+    kept = {record.id: record for record in read_index(tmp_path) if record.id not in lost}
+    assert kept == {record.id: record for record in before if record.id not in lost}
+    for shard in (tmp_path / "shards").iterdir():
+        shard.unlink()
+    with pytest.raises(DataError, match=f"All {NUM_CLIPS} clips of .* are gone or cut off"):
+        prepare([], tmp_path)
 
 
 def _die(*_: object) -> None:

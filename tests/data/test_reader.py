@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lipsmith.data.clips import Clip, ClipRecord, encode_crop, save_clip, stored_size, write_index
-from lipsmith.data.reader import ClipSet
+from lipsmith.data.reader import MOST_SENTENCES, ClipSet
 from lipsmith.data.samples import ClipSampler, DataSelection, load_split
 from lipsmith.errors import DataError
 
@@ -133,3 +133,32 @@ def test_held_out_clips_are_all_readable_and_training_ones_are_skipped_when_draw
     training = load_split(tmp_path, selection, "train")
     assert len(training) == 6
     assert training.skips.reasons == {}
+
+
+def test_a_split_without_clips_says_where_all_went(tmp_path: Path) -> None:
+    records = _write(tmp_path, 5)
+    records = [replace(record, use="open") for record in records]
+    records[0] = replace(records[0], excluded="not sharp")
+    records[1] = replace(records[1], use="unknown")
+    write_index(tmp_path, records)
+    selection = DataSelection(uses=("open", "research"), leave_out=("3.mp4",), validation=("somebody",))
+    with pytest.raises(DataError) as raised:
+        load_split(tmp_path, selection, "validation")
+    assert (
+        "belongs to the validation split: 1 were left out by the doctor; 1 have the use 'unknown', which is not among "
+        "data.uses (open, research); 2 belong to train; 1 are named in data.leave_out. The speakers are speaker 0, "
+        "speaker 1, speaker 2. "
+    ) in str(raised.value)
+
+
+def test_many_damaged_clips_are_all_counted_and_a_few_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = _write(tmp_path, 30)
+    for record in records[15:]:
+        (tmp_path / record.file).unlink()
+    clips = ClipSet(tmp_path, records)
+    assert len(list(clips)) == 15
+    assert clips.skips.reasons == {"missing": 15}
+    assert len(caplog.messages) == MOST_SENTENCES + 1
+    assert caplog.messages[-1] == "Further clips that cannot be read are only counted."

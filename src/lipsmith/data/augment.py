@@ -113,10 +113,11 @@ def recolour(rng: np.random.Generator, faces: FloatArray, augmentation: FaceAugm
     """Colour changes of faces (T, S, S, 3) in 0 to 1; one draw for all of them."""
     gain = 1 + rng.uniform(-augmentation.colour, augmentation.colour) / 2
     gains = gain * (1 + rng.uniform(-augmentation.colour, augmentation.colour, 3) / 2)
-    faces = faces * gains.astype(np.float32) + np.float32(rng.uniform(-1, 1) * augmentation.colour / 3)
+    faces = faces * gains.astype(np.float32)
+    faces += np.float32(rng.uniform(-1, 1) * augmentation.colour / 3)
     if rng.random() < augmentation.grey:
         faces = np.repeat(faces.mean(axis=-1, keepdims=True), 3, axis=-1)
-    return np.clip(faces, 0, 1).astype(np.float32)
+    return np.clip(faces, 0, 1, out=faces)
 
 
 def roughen(rng: np.random.Generator, faces: FloatArray, augmentation: FaceAugmentation) -> FloatArray:
@@ -126,8 +127,11 @@ def roughen(rng: np.random.Generator, faces: FloatArray, augmentation: FaceAugme
         faces = np.stack([cv2.GaussianBlur(face, (0, 0), sigma) for face in faces])
     if augmentation.noise > 0 and rng.random() < 0.5:
         sigma = rng.uniform(0, augmentation.noise)
-        faces = faces + sigma * rng.standard_normal(faces.shape, dtype=np.float32)
-    return np.clip(faces, 0, 1).astype(np.float32)
+        noise = rng.standard_normal(faces.shape, dtype=np.float32)
+        noise *= sigma
+        noise += faces
+        faces = noise
+    return np.clip(faces, 0, 1)
 
 
 def change_sound(rng: np.random.Generator, mel: FloatArray, augmentation: SoundAugmentation) -> FloatArray:

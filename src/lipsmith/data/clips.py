@@ -249,7 +249,7 @@ def load_clip(record: ClipRecord, folder: Location, *, known: bool = False) -> C
     except DataError as error:
         raise DataError(
             f"The prepared clip {record.id} in {storage.place(record.file)} cannot be read ({error}). "
-            "Run `lipsmith prepare` again."
+            "Delete that file, if it is there, and run `lipsmith prepare` with the same footage: it is made anew."
         ) from error
 
 

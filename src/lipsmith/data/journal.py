@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 from lipsmith.data.clips import CLIPS_FOLDER, DROPPED_NAME, INDEX_NAME, read_index
@@ -68,6 +68,13 @@ def recover(folder: Path) -> set[str]:
     if set(sources[SOURCES_NAME]) != done:
         _write_lines(folder / SOURCES_NAME, [_done_line(source, counts[source]) for source in sorted(done)])
     return set(done)
+
+
+def forget(folder: Path, sources: Set[str]) -> set[str]:
+    """Let `sources` be done anew; the names of those that are still done."""
+    lines = _whole_lines(folder / SOURCES_NAME)
+    _write_lines(folder / SOURCES_NAME, [line for line in lines if json.loads(line)["source"] not in sources])
+    return recover(folder)
 
 
 def note(folder: Path, outcome: Outcome) -> None:

@@ -5,6 +5,7 @@ A run that was cut off goes on where it stopped: `sources.jsonl` lists what is d
 removed before it is done anew.
 """
 
+import logging
 import multiprocessing
 import os
 import threading
@@ -17,16 +18,25 @@ from typing import Any
 
 import cv2
 
-from lipsmith.data.clips import INDEX_NAME, ClipRecord, dropped_counts, read_index
+from lipsmith.data.clips import DROPPED_NAME, INDEX_NAME, ClipRecord, dropped_counts, read_index
 from lipsmith.data.cutting import Outcome, PrepareOptions, cut_source
-from lipsmith.data.journal import alone_in, note, recover, require_same_rules
-from lipsmith.data.shards import SHARD_BYTES, loose_bytes, pack_clips
-from lipsmith.data.sources import Source, find_sources, read_file_lists, read_manifest
+from lipsmith.data.journal import alone_in, forget, note, recover, require_same_rules
+from lipsmith.data.shards import SHARD_BYTES, loose_bytes, lost_clips, pack_clips
+from lipsmith.data.sources import (
+    SOUND_NAME,
+    VIDEO_SUFFIXES,
+    Source,
+    find_sources,
+    read_file_lists,
+    read_manifest,
+)
 from lipsmith.data.storage import room_for
 from lipsmith.errors import DataError, OutputError, RuntimeUnavailableError
 from lipsmith.timebase import TRAINING_RATE_HZ
 
 __all__ = ["PrepareOptions", "PrepareReport", "prepare"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,8 @@ class PrepareReport:
     seconds: float
     num_speakers: int
     dropped: dict[str, int]
+    num_lost: int = 0
+    """Clips of the index whose file is gone or cut off, and whose footage was not given again."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -91,13 +103,17 @@ def prepare(
         facts,
     )
     if not found and (inputs or not (output / INDEX_NAME).is_file()):
-        raise DataError(f"No videos found in {', '.join(map(str, inputs)) or 'nothing'}.")
+        raise DataError(
+            f"No videos found in {', '.join(map(str, inputs)) or 'nothing'}. Looked for, at any depth: "
+            f"{' '.join(sorted(VIDEO_SUFFIXES))}, and folders of 0.jpg, 1.jpg, … with {SOUND_NAME}."
+        )
     with room_for(output):
         output.mkdir(parents=True, exist_ok=True)
     with alone_in(output):
         done = recover(output)
         if found:
             require_same_rules(output, options)
+            done = _done_with_clips(output, done, found)
         sources = [source for source in found if source.name not in done]
         finished = len(found) - len(sources)
         if on_progress:
@@ -123,6 +139,25 @@ def prepare(
         except OutputError as error:
             raise OutputError(f"{error} {finished} of {len(found)} sources are done.") from error
         return _report(output, len(found))
+
+
+def _done_with_clips(output: Path, done: set[str], found: list[Source]) -> set[str]:
+    """`done` without those of the sources `found` whose clips were lost since: deleted, or cut off."""
+    if not (output / INDEX_NAME).is_file() or not done:
+        return done
+    try:
+        lost = lost_clips(output, read_index(output))
+    except DataError:  # an empty index
+        return done
+    again = {record.source for record in lost} & {source.name for source in found}
+    if not again:
+        return done
+    logger.warning(
+        "%d clips are gone or cut off: %d videos or folders are done anew.",
+        sum(record.source in again for record in lost),
+        len(again),
+    )
+    return forget(output, again)
 
 
 def _run(sources: list[Source], output: Path, options: PrepareOptions, workers: int) -> Iterator[Outcome]:
@@ -200,7 +235,16 @@ def _report(output: Path, num_sources: int) -> PrepareReport:
         records: list[ClipRecord] = read_index(output)
     except DataError as error:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(dropped.items()))
-        raise DataError(f"None of {num_sources} videos gave a usable clip ({reasons}).") from error
+        raise DataError(
+            f"None of {num_sources} videos or folders gave a usable clip ({reasons}). "
+            f"{output / DROPPED_NAME} says more of each."
+        ) from error
+    lost = lost_clips(output, records)
+    if len(lost) == len(records):
+        raise DataError(
+            f"All {len(lost)} clips of {output} are gone or cut off, {output / lost[0].file} to begin with. Give their "
+            "footage to `lipsmith prepare` again: they are made anew."
+        )
     frames = sum(record.num_frames for record in records)
     return PrepareReport(
         output,
@@ -211,4 +255,5 @@ def _report(output: Path, num_sources: int) -> PrepareReport:
         frames / float(TRAINING_RATE_HZ),
         len({record.speaker for record in records}),
         dropped,
+        len(lost),
     )

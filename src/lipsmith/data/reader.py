@@ -18,6 +18,7 @@ from lipsmith.errors import DataError
 logger = logging.getLogger(__name__)
 
 LEAST_SKIPS = 10  # fewer than this many never count as "most"
+MOST_SENTENCES = 10  # a shard holds hundreds of clips
 _MOST_MEMORY = 8 << 30
 _MEMORY_SHARE = 4  # of what is free when a reader is made, one part in so many
 
@@ -51,8 +52,10 @@ class Skips:
     def add(self, record: ClipRecord, reason: str, sentence: str) -> None:
         """Count a skipped sample; raises `DataError` when skipped ones are the majority."""
         with self._lock:
-            if record.id not in self.clips:
+            if record.id not in self.clips and len(self.clips) < MOST_SENTENCES:
                 logger.warning("Skipped: %s", sentence)
+                if len(self.clips) == MOST_SENTENCES - 1:
+                    logger.warning("Further clips that cannot be read are only counted.")
             self.clips[record.id] = sentence
             self.reasons[reason] = self.reasons.get(reason, 0) + 1
             if self.count >= LEAST_SKIPS and self.count > self.read:

@@ -112,11 +112,41 @@ def load_split(folder: Location, selection: DataSelection, split: Split) -> Clip
     What cannot be read is left out of the validation and test splits at once; in training it is skipped when drawn.
     """
     # The index is in the order in which videos were done; what is drawn from the clips must not depend on that.
-    records = selection.records(read_index(folder), split)
+    index = read_index(folder)
+    records = selection.records(index, split)
     clips = ClipSet(folder, records)
     if not records:
-        raise DataError(f"No clip of {folder} belongs to the {split} split: look at `data` in the recipe.")
+        raise DataError(
+            f"No clip of {folder} belongs to the {split} split: {_where_all_went(index, selection)}"
+        )
     return clips if split == "train" else clips.readable()
+
+
+def _where_all_went(records: Sequence[ClipRecord], selection: DataSelection) -> str:
+    """What became of all clips under `selection`, and what would change it, in a sentence or two."""
+    counts: dict[str, int] = {}
+    for record in records:
+        where = selection.split_of(record)
+        if record.excluded:
+            reason = "were left out by the doctor"
+        elif selection.uses and record.use not in selection.uses:
+            reason = (
+                f"have the use {record.use!r}, which is not among data.uses ({', '.join(selection.uses)})"
+            )
+        elif where is None:
+            reason = "are named in data.leave_out"
+        elif selection.corrected(record) is None:
+            reason = "are too far out of sync"
+        else:
+            reason = f"belong to {where}"
+        counts[reason] = counts.get(reason, 0) + 1
+    speakers = sorted({record.speaker for record in records})
+    named = ", ".join(speakers[:5]) + (f" and {len(speakers) - 5} more" if len(speakers) > 5 else "")
+    went = "; ".join(f"{count} {reason}" for reason, count in counts.items())
+    return (
+        f"{went}. The speakers are {named}. Change `data` in the recipe, or with --set 'data={{}}' take all clips and "
+        "hold out a tenth of the speakers."
+    )
 
 
 class ClipSampler:

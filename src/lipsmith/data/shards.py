@@ -40,6 +40,19 @@ def loose_bytes(folder: Path, records: Iterable[ClipRecord]) -> int:
     return total
 
 
+def lost_clips(folder: Path, records: Iterable[ClipRecord]) -> list[ClipRecord]:
+    """Those of `records` whose file is not there, or ends before the clip does; nothing is read."""
+    sizes: dict[str, int] = {}
+    lost = []
+    for record in records:
+        if record.file not in sizes:
+            path = folder / record.file
+            sizes[record.file] = path.stat().st_size if path.is_file() else 0
+        if sizes[record.file] < max(1, record.shard_offset + record.shard_size):
+            lost.append(record)
+    return lost
+
+
 def pack_clips(
     folder: Path,
     *,
