@@ -7,8 +7,8 @@ head stays near that pose. The one implementation for training, inference and ev
 S × S × 3 uint8 BGR.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import cv2
@@ -61,26 +61,49 @@ def place_reference(reference: Image, face: Image, start: Warp | None = None) ->
         face: The current frame; upper half and what lies outside of the lower face stay its own.
         start: A first guess of the alignment, that of the frame before.
     """
-    size = face.shape[0]
-    warp = _alignment(reference, face, start)
+    return _placed(_Measured.of(reference), _Measured.of(face), start)
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """A face, and what is asked of it again and again."""
+
+    image: Image
+    grey: NDArray[np.uint8]
+    mean: Sequence[float]  # of the upper half, by channel
+    spread: float  # of the upper half's brightness
+
+    @classmethod
+    def of(cls, face: Image) -> "_Measured":
+        """Measure a face."""
+        return cls(face, np.asarray(cv2.cvtColor(face, cv2.COLOR_BGR2GRAY), np.uint8), *_light(face))
+
+
+def _placed(reference: _Measured, face: _Measured, start: Warp | None) -> PlacedReference:
+    size = face.image.shape[0]
+    warp = _alignment(reference.grey, face.grey, start)
     moved = cv2.warpAffine(
-        reference,
+        reference.image,
         warp,
         (size, size),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
     )
-    shown = face.astype(np.float32)
-    difference = _recoloured(np.asarray(moved, np.uint8), face) - shown
-    misfit = float(np.abs(difference[_upper_region(size)]).mean())
-    shown += lower_face_mask(size)[..., None] * difference
-    return PlacedReference(np.clip(np.rint(shown, out=shown), 0, 255).astype(np.uint8), warp, misfit)
+    shown = face.image.astype(np.float32)
+    recoloured = _recoloured(np.asarray(moved, np.uint8), face)
+    upper = _upper_region(size)
+    misfit = cv2.norm(recoloured[upper], shown[upper], cv2.NORM_L1) / shown[upper].size
+    lower = slice(lower_half_start(size), size)  # above, the mask is 0
+    mask = lower_face_mask(size)[lower, :, None]
+    image = face.image.copy()
+    mixed = shown[lower] + mask * (recoloured[lower] - shown[lower])
+    image[lower] = cv2.convertScaleAbs(mixed)  # rounds; what lies between two pictures is not negative
+    return PlacedReference(image, warp, misfit)
 
 
-def _alignment(reference: Image, face: Image, start: Warp | None) -> Warp:
-    """Turn and shift that lay the upper half of `face` on that of `reference`; none where they share nothing."""
-    grey, other = (cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) for image in (face, reference))
-    size = face.shape[0]
+def _alignment(other: NDArray[np.uint8], grey: NDArray[np.uint8], start: Warp | None) -> Warp:
+    """Turn and shift that lay the upper half of `grey` on that of `other`; none where they share nothing."""
+    size = grey.shape[0]
     region = _upper_region(size)
     corner = np.array([region[1].start, region[0].start])
     template = grey[region]
@@ -96,8 +119,7 @@ def _alignment(reference: Image, face: Image, start: Warp | None) -> Warp:
         return float(cv2.meanStdDev(cv2.subtract(template, moved, dtype=cv2.CV_16S))[1][0, 0])
 
     known = [np.eye(2, 3, dtype=np.float32)] + ([] if start is None else [start])
-    guess = min(known, key=error)
-    guess_error = error(guess)
+    guess, guess_error = min(((warp, error(warp)) for warp in known), key=lambda pair: pair[1])
     if guess_error < _AS_GOOD_AS_EQUAL:  # ECC wanders off from where nothing is left to gain
         return guess
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, _ITERATIONS, _PRECISION)
@@ -143,20 +165,28 @@ def _upper_region(size: int) -> tuple[slice, slice]:
     return slice(edge, lower_half_start(size)), slice(edge, size - edge)
 
 
-def _recoloured(moved: Image, face: Image) -> NDArray[np.float32]:
+def _recoloured(moved: Image, face: _Measured) -> NDArray[np.float32]:
     """`moved` with the brightness, contrast and tint of `face`, by their upper halves: light changes, scenes fade."""
-    half = lower_half_start(face.shape[0])
-    (old, old_spread), (new, new_spread) = (
-        (upper.mean(axis=(0, 1)), float(upper.mean(axis=2).std()))
-        for upper in (moved[:half].astype(np.float32), face[:half].astype(np.float32))
-    )
-    contrast = float(np.clip((new_spread + 1) / (old_spread + 1), *_CONTRAST_RANGE))
-    return np.clip((moved.astype(np.float32) - old) * np.float32(contrast) + new, 0, 255)
+    old, old_spread = _light(moved)
+    contrast = min(max((face.spread + 1) / (old_spread + 1), _CONTRAST_RANGE[0]), _CONTRAST_RANGE[1])
+    change = np.zeros((3, 4))
+    for channel in range(3):
+        change[channel, channel] = contrast
+        change[channel, 3] = face.mean[channel] - contrast * old[channel]
+    recoloured = cv2.transform(moved.astype(np.float32), change)
+    return np.asarray(np.clip(recoloured, 0, 255, out=recoloured), np.float32)
+
+
+def _light(face: Image) -> tuple[Sequence[float], float]:
+    """Mean of each channel, and spread of the brightness, of the upper half."""
+    upper = face[: lower_half_start(face.shape[0])]
+    brightness = cv2.transform(upper.astype(np.float32), np.full((1, 3), 1 / 3))
+    return cv2.mean(upper)[:3], float(cv2.meanStdDev(brightness)[1][0, 0])
 
 
 @dataclass(slots=True)
 class _Entry:
-    face: Image
+    face: _Measured
     pose: NDArray[np.float32]
     warp: Warp | None = None
 
@@ -182,23 +212,24 @@ class SteadyReference:
 
     def show(self, face: Image) -> Image:
         """What the generator sees beside the next `face`; always a new array."""
+        measured = _Measured.of(face)
         if self._current is None:
-            self._current = self._keep(face)
-        placed = self._place(self._current, face)
+            self._current = self._keep(measured)
+        placed = self._place(self._current, measured)
         if placed.misfit > _SAME_POSE:
-            placed = self._look_for_another(face, placed)
+            placed = self._look_for_another(measured, placed)
         if not self._fade or self._previous is None:
             return placed.image
-        before = self._place(self._previous, face).image
+        before = self._place(self._previous, measured).image
         share = self._fade / (_FADE_FRAMES + 1)
         self._fade -= 1
         return np.asarray(cv2.addWeighted(placed.image, 1 - share, before, share, 0), np.uint8)
 
-    def _look_for_another(self, face: Image, placed: PlacedReference) -> PlacedReference:
+    def _look_for_another(self, face: _Measured, placed: PlacedReference) -> PlacedReference:
         """Change to the reference that fits better than the current one, if there is one."""
-        pose = _pose(face)
+        pose = _pose(face.image)
         others = [entry for entry in self._entries if entry is not self._current]
-        others.sort(key=lambda entry: float(np.abs(entry.pose - pose).mean()))
+        others.sort(key=lambda entry: cv2.norm(entry.pose, pose, cv2.NORM_L1))
         tried = [(self._place(entry, face), entry) for entry in others[:_MOST_TRIED]]
         best, entry = min(tried, key=lambda pair: pair[0].misfit, default=(placed, None))
         if entry is None or best.misfit > _BETTER * placed.misfit:
@@ -209,15 +240,15 @@ class SteadyReference:
         self._previous, self._current, self._fade = self._current, entry, _FADE_FRAMES
         return best
 
-    def _place(self, entry: _Entry, face: Image) -> PlacedReference:
-        placed = place_reference(entry.face, face, entry.warp)
+    def _place(self, entry: _Entry, face: _Measured) -> PlacedReference:
+        placed = _placed(entry.face, face, entry.warp)
         entry.warp = placed.warp
         return placed
 
-    def _keep(self, face: Image) -> _Entry:
-        entry = _Entry(face.copy(), _pose(face))
-        self._entries.append(entry)
-        return entry
+    def _keep(self, face: _Measured) -> _Entry:
+        kept = replace(face, image=face.image.copy())
+        self._entries.append(_Entry(kept, _pose(kept.image)))
+        return self._entries[-1]
 
 
 def _pose(face: Image) -> NDArray[np.float32]:
