@@ -257,13 +257,13 @@ def _open(url: str) -> Engine:
             connect_args={"timeout": _BUSY_SECONDS} if is_sqlite else {},
             pool_pre_ping=not is_sqlite,
         )
-    except ArgumentError as error:
-        raise UsageError(
-            f"{url!r} is no address of a database; try sqlite:///answers.sqlite3 or postgresql+psycopg://host/name."
-        ) from error
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         raise RuntimeUnavailableError(
             f"The database {url.partition('://')[0]} needs a package that is missing ({error}); install it with pip."
+        ) from error
+    except ArgumentError as error:
+        raise UsageError(
+            f"{url!r} is no address of a database; try sqlite:///answers.sqlite3 or postgresql+psycopg://host/name."
         ) from error
     if is_sqlite:
         event.listen(engine, "connect", _make_durable)
