@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lipsmith.compose.colour import colour_gain
 from lipsmith.compose.masks import largest_channel, lower_face_mask, mouth_mask, smoothstep
 from lipsmith.compose.sharpness import match_sharpness
+from lipsmith.conditioning import lower_half_start
 from lipsmith.geometry import Crop, Image
 from lipsmith.picture import ArrayPicture, Picture, PlanarPicture, to_planes
 
@@ -91,11 +92,18 @@ def face_change(
     """
     if generated.shape != (size, size, 3):
         raise ValueError(f"a generated face of {generated.shape} does not fit a crop of {size} × {size} × 3")
-    old, new = shown.astype(np.float32), generated.astype(np.float32)
+    # Of the upper half, only as much as the blurs at the edge of the lower one see.
+    top = max(lower_half_start(size) - size // 8, 0) // 4 * 4
+    old, new = (np.ascontiguousarray(image[top:], np.float32) for image in (shown, generated))
     if match:
         new = match_sharpness(new * colour_gain(new, old), old)
-    share = lower_face_mask(size) * change_mask(new, old)
-    return (new, share) if share.any() else None
+    share = np.zeros((size, size), np.float32)
+    share[top:] = lower_face_mask(size)[top:] * change_mask(new, old)
+    if not share.any():
+        return None
+    face = np.zeros((size, size, 3), np.float32)
+    face[top:] = new
+    return face, share
 
 
 def _lower_patch(crop: Crop, height: int, width: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
@@ -142,11 +150,12 @@ def _halved(plane: NDArray) -> NDArray:
 def change_mask(new: Field, old: Field) -> Field:
     """Where the face `new` shows something else than `old`, both S × S × 3 in grey levels: (S, S), 0 to 1.
 
-    Where `new` only lacks fine detail of `old` it is no change. The mouth is taken as a whole: were those of
-    its parts that happen to agree left at the frame's resolution, its sharpness would flicker from frame to frame.
+    All may lack rows at the top. Where `new` only lacks fine detail of `old` it is no change. The mouth is taken as a
+    whole: were those of its parts that happen to agree left at the frame's resolution, its sharpness would flicker from
+    frame to frame.
     """
-    size = old.shape[0]
-    mouth = mouth_mask(size)
+    rows, size = old.shape[:2]
+    mouth = mouth_mask(size)[size - rows :]
     difference = largest_channel(_blurred(new - old, _NOISE_SHARE * size))
     blur_alone = largest_channel(_blurred(old, _BLUR_SHARE * size) - old)
     difference -= cv2.dilate(blur_alone, _disc(size)) * (1 - mouth)

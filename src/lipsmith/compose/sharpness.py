@@ -16,7 +16,10 @@ _LEAST_DETAIL = 0.5  # grey levels; below this there is nothing to measure
 
 
 def match_sharpness(generated: NDArray[np.float32], shown: NDArray[np.float32]) -> NDArray[np.float32]:
-    """`generated` with its detail strengthened to that of `shown`, at most doubled; both S × S × 3 in grey levels."""
+    """`generated` with its detail strengthened to that of `shown`, at most doubled; both S × S × 3 in grey levels.
+
+    Both may lack rows at the top.
+    """
     detail = _detail(generated)
     there, wanted = _strength(detail), _strength(_detail(shown))
     added = min(max(wanted / max(there, _LEAST_DETAIL) - 1, 0.0), _MOST_ADDED)
@@ -24,11 +27,13 @@ def match_sharpness(generated: NDArray[np.float32], shown: NDArray[np.float32]) 
 
 
 def _detail(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    smooth = cv2.GaussianBlur(image, (0, 0), _DETAIL_SHARE * image.shape[0])
+    smooth = cv2.GaussianBlur(image, (0, 0), _DETAIL_SHARE * image.shape[1])
     return np.asarray(image - smooth, np.float32)
 
 
 def _strength(detail: NDArray[np.float32]) -> float:
     """Standard deviation on the skin, in grey levels."""
-    skin = skin_mask(detail.shape[0])[..., None]
-    return float(np.sqrt((detail**2 * skin).sum() / (3 * skin.sum())))
+    rows, size = detail.shape[:2]
+    skin = skin_mask(size)[size - rows :]
+    energy = cv2.multiply(detail, detail).reshape(-1, 3).T @ skin.reshape(-1)
+    return float(np.sqrt(energy.sum() / (3 * skin.sum())))
