@@ -42,7 +42,7 @@ def test_prepare(run: Command, media: Path, tmp_path: Path) -> None:
     assert (done.code, report["num_videos"], report["num_clips"], report["num_frames"]) == (0, 3, 1, 20)
     assert report["num_speakers"] == 1
     assert report["dropped"] == {"no sound": 2}
-    assert "Left out: 2 × no sound." in done.sentences
+    assert "Left out: 2 × no sound." in done.sentences and "dropped.jsonl says more" in done.err
     record = json.loads((tmp_path / "clips" / "index.jsonl").read_text())
     assert (record["speaker"], record["source"]) == ("eileen", "eileen/face.mp4")
 
@@ -95,7 +95,7 @@ def test_doctor_looks_and_changes_nothing_unless_asked(run: Command, drawn: Path
     before = (copy / "index.jsonl").read_text()
     done = run("doctor", copy, "--min-sharpness", 1)  # drawn clips have 0 in the index
     assert done.code == 0 and "6 would be left out" in done.out, done.err
-    assert "0 long enough to measure: 0 kept, 0 shifted, 6 left out" in done.err
+    assert "sync not measured (--expert does that): 0 kept, 0 shifted, 6 left out" in done.err
     names = sorted(path.name for path in (copy / "doctor").iterdir())
     assert names == ["doctor.csv", "doctor.json", "doctor.png"]
     assert (copy / "index.jsonl").read_text() == before

@@ -101,6 +101,13 @@ def prepare(
     )
     for reason, count in sorted(report.dropped.items()):
         say(f"Left out: {count} × {reason}.")
+    if report.dropped:
+        say(f"{output / 'dropped.jsonl'} says more of each.")
+    if report.num_lost:
+        say(
+            f"Lost: {report.num_lost} clips, whose files are gone or cut off. Give their footage again, and they are "
+            "made anew."
+        )
 
 
 def train(
@@ -243,10 +250,11 @@ def doctor(
         correct_index(data, report)
     if as_json:
         write_json(report.to_dict())
-    else:
-        write_answer(report.in_words())
+    elif words := report.in_words():
+        write_answer(words)
+    measured = f"{report.num_measured} long enough to measure"
     say(
-        f"{len(report.findings)} clips, {report.num_measured} long enough to measure: "
+        f"{len(report.findings)} clips, {measured if expert else 'sync not measured (--expert does that)'}: "
         f"{len(report.with_verdict('keep'))} kept, {len(report.with_verdict('shift'))} shifted, "
         f"{len(report.with_verdict('drop'))} left out. See {written[-1]}."
     )
