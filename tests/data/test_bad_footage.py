@@ -234,6 +234,23 @@ def test_killed_and_run_again(lrs2: Path, tmp_path: Path, uninterrupted: dict[st
     _assert_whole(tmp_path, uninterrupted)
 
 
+def test_interrupted_from_the_keyboard(lrs2: Path, tmp_path: Path, uninterrupted: dict[str, str]) -> None:
+    change = "noting = prepare.note\nprepare.note = lambda *_: (noting(*_), os.killpg(0, signal.SIGINT))"
+    script = _SCRIPT.format(change=change, workers=2)
+    stopped = subprocess.run(
+        [sys.executable, "-c", script, str(lrs2), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        start_new_session=True,  # a group of its own, all of which a terminal's Ctrl-C would reach
+    )
+    assert stopped.stderr.strip().endswith("KeyboardInterrupt"), stopped.stderr
+    assert "Exception in thread" not in stopped.stderr and "Process Spawn" not in stopped.stderr
+    assert (tmp_path / "sources.jsonl").read_text().count("\n") == 1
+    prepare([lrs2], tmp_path, workers=1)
+    _assert_whole(tmp_path, uninterrupted)
+
+
 def test_lines_that_were_cut_off_are_written_anew(
     lrs2: Path, tmp_path: Path, uninterrupted: dict[str, str]
 ) -> None:

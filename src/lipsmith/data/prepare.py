@@ -5,11 +5,13 @@ A run that was cut off goes on where it stopped: `sources.jsonl` lists what is d
 removed before it is done anew.
 """
 
+import contextlib
 import logging
 import multiprocessing
 import os
+import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
@@ -125,15 +127,16 @@ def prepare(
                 if ray is not None
                 else _run(sources, output, options, workers or os.cpu_count() or 1)
             )
-            for outcome in outcomes:
-                note(output, outcome)
-                finished += 1
-                if on_progress:
-                    on_progress(finished, len(found))
-                loose += loose_bytes(output, outcome.records)
-                if loose >= shard_bytes:
-                    pack_clips(output, shard_bytes=shard_bytes, only_full=True)
-                    loose = 0
+            with contextlib.closing(outcomes):
+                for outcome in outcomes:
+                    note(output, outcome)
+                    finished += 1
+                    if on_progress:
+                        on_progress(finished, len(found))
+                    loose += loose_bytes(output, outcome.records)
+                    if loose >= shard_bytes:
+                        pack_clips(output, shard_bytes=shard_bytes, only_full=True)
+                        loose = 0
             if (output / INDEX_NAME).is_file():
                 pack_clips(output, shard_bytes=shard_bytes)
         except OutputError as error:
@@ -160,12 +163,15 @@ def _done_with_clips(output: Path, done: set[str], found: list[Source]) -> set[s
     return forget(output, again)
 
 
-def _run(sources: list[Source], output: Path, options: PrepareOptions, workers: int) -> Iterator[Outcome]:
+def _run(
+    sources: list[Source], output: Path, options: PrepareOptions, workers: int
+) -> Generator[Outcome, None, None]:
     """Outcomes in the order in which they finish, with no more than a few sources handed out at a time."""
     if workers <= 1:
         yield from (cut_source(source, output, options) for source in sources)
         return
     context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         waiting = iter(sources)
         running: dict[Future[Outcome], Source] = {}
@@ -186,13 +192,18 @@ def _run(sources: list[Source], output: Path, options: PrepareOptions, workers: 
                 f"A process was ended from outside, perhaps for want of memory, at one of: {names}. Run the same "
                 "command again, with fewer --jobs."
             ) from error
-        finally:
-            for future in running:
-                future.cancel()
+        except BaseException:
+            # What they were at is done anew. Cancelling the futures instead would wait for a video each, and where the
+            # processes are ending too, Python's own thread dies of it with a traceback.
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+            raise
 
 
 def _start_worker() -> None:
     cv2.setNumThreads(1)
+    # Ctrl-C reaches all processes: the first one ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
         # A worker whose parent was killed would wait for work for ever.
@@ -206,7 +217,7 @@ def _end_with(parent: Any) -> None:
 
 def _run_on_ray(
     sources: list[Source], output: Path, options: PrepareOptions, address: str
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """The same on a Ray cluster, whose machines see inputs and output at the same paths."""
     try:
         import ray
