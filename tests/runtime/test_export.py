@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 import lipsmith.runtime.export as export
 from lipsmith.errors import OutputError, UsageError, WeightsError
+from lipsmith.models.blocks import ConvBlock
+from lipsmith.models.wav2lip import Wav2Lip
 from lipsmith.runtime.base import FloatArray
 from lipsmith.runtime.export import PRECISIONS, Precision, export_generator, psnr
 from lipsmith.runtime.openvino import OpenVinoGenerator, read_generator
@@ -88,6 +90,27 @@ def test_every_precision_runs_and_agrees(
     mels, faces = calibration[0]
     generated = OpenVinoGenerator(path.parent).generate(mels, faces)
     np.testing.assert_allclose(generated, expected_of(network, mels, faces), rtol=0, atol=tolerance)
+
+
+def test_residual_blocks_become_single_convolutions() -> None:
+    torch.manual_seed(0)
+    network = Wav2Lip(width=0.125).train()
+    with torch.no_grad():
+        for _ in range(3):  # norms that are used to something
+            network(torch.rand(4, 1, 80, 16), torch.rand(4, 6, 96, 96))
+    network.eval()
+    folded = export._without_additions(network)
+    assert any(
+        isinstance(block, ConvBlock) and block.residual for block in network.modules()
+    )  # left as it was
+    inputs = torch.rand(2, 1, 80, 16), torch.rand(2, 6, 96, 96)
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(*inputs), network(*inputs), rtol=0, atol=1e-5)
+    additions = [
+        op for op in export._convert(folded, 96).get_ordered_ops()
+        if op.get_type_name() == "Add" and all(v.get_node().get_type_name() != "Constant" for v in op.input_values())
+    ]  # fmt: skip
+    assert additions == []
 
 
 def test_fp16_halves_the_file(network: SmallGenerator, tmp_path: Path) -> None:

@@ -15,10 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lipsmith.conditioning import lower_half, mask_lower_half
 from lipsmith.engine import compile_on_cpu, import_openvino, without_telemetry
 from lipsmith.errors import OutputError, RuntimeUnavailableError, UsageError, WeightsError
+from lipsmith.models.blocks import ConvBlock
 from lipsmith.runtime.base import OPENVINO_NAME, FloatArray, check_inputs, split_rows
 from lipsmith.runtime.openvino import read_generator
 from lipsmith.timebase import NUM_MELS, WINDOW_COLUMNS
@@ -114,7 +116,7 @@ def export_generator(
             f"there are {len(mels)}."
         )
 
-    graph = _convert(network, face_size)
+    graph = _convert(network if precision == "int8" else _without_additions(network), face_size)
     fitted = mels[~judged], faces[~judged]
     if precision == "int8":
         mels, faces = mels[judged], faces[judged]
@@ -215,6 +217,28 @@ def _noise(face_size: int) -> tuple[FloatArray, FloatArray]:
     faces = random.uniform(0, 1, (2, 6, face_size, face_size)).astype(np.float32)
     faces[:, :3] = mask_lower_half(faces[:, :3])
     return mels, faces
+
+
+def _without_additions(network: nn.Module) -> nn.Module:
+    """A copy of `network` whose residual blocks are single convolutions: a 1 in the middle of a kernel adds the input.
+
+    OpenVINO cannot add in place what the same convolution still reads, and would go through memory once more. Not for
+    8 bits: beside that 1 the kernels' own numbers would have too few steps.
+    """
+    folded = copy.deepcopy(network)
+    for block in list(folded.modules()):
+        if not isinstance(block, ConvBlock) or not block.residual:
+            continue
+        convolution, norm = block.conv_block
+        assert isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+        fused = fuse_conv_bn_eval(convolution, norm)
+        rows, columns = (side // 2 for side in fused.kernel_size)
+        channels = torch.arange(fused.out_channels)
+        with torch.no_grad():
+            fused.weight[channels, channels, rows, columns] += 1
+        block.conv_block = nn.Sequential(fused)
+        block.residual = False
+    return folded
 
 
 def _convert(network: nn.Module, face_size: int) -> Any:
