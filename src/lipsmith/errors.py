@@ -30,6 +30,8 @@ class LipsmithError(Exception):
     """Base of all errors that are the user's to mend, with the exit code that the command line ends with."""
 
     exit_code: ExitCode = ExitCode.INTERNAL
+    is_told_elsewhere: bool = False
+    """Raised in every process of a training alike, and another one is to tell it."""
 
 
 class UsageError(LipsmithError):

@@ -146,7 +146,10 @@ def _batch(foreign: list[bool], frames: int = 5, sounds: int = 4) -> StepTensors
     count = len(foreign)
     faces = torch.rand(2, count, frames, 3, 96, 96)
     windows = torch.randn(count, frames + sounds, 1, 80, 16)
-    return StepTensors(faces[0], faces[1], windows[:, :frames], windows, torch.tensor(foreign))
+    flags = torch.tensor(foreign)
+    return StepTensors(
+        faces[0], faces[1], windows[:, :frames], windows, flags, tuple(range(count)), clips_by_kind(flags)
+    )
 
 
 def test_parts_of_a_batch_add_up_to_the_whole() -> None:
@@ -155,23 +158,25 @@ def test_parts_of_a_batch_add_up_to_the_whole() -> None:
     recipe = _recipe(losses={"edges": 0.5})
     terms = build_terms(recipe, None, None)
     batch, generated = _batch([False, True, False, False, True]), torch.rand(5, 5, 3, 96, 96)
-    weights, random = weights_at(recipe.losses, 0), torch.Generator()
-    whole = evaluate_terms(terms, weights, batch, generated, random)
-    assert [(name, loss.weight, loss.share) for name, loss in whole.items()] == [
-        ("reconstruction", 1.0, 1.0),
-        ("edges", 0.5, 1.0),
-        ("still", 1.0, 1.0),
+    weights = weights_at(recipe.losses, 0)
+    whole = evaluate_terms(terms, weights, batch, generated)
+    assert [(name, loss.weight) for name, loss in whole.items()] == [
+        ("reconstruction", 1.0),
+        ("edges", 0.5),
+        ("still", 1.0),
     ]
-    clips = clips_by_kind(batch.foreign)
-    assert clips == {"own": 3, "foreign": 2, "all": 5}
+    assert batch.whole == {"own": 3, "foreign": 2, "all": 5}
     parts = [
-        evaluate_terms(terms, weights, batch.rows(part), generated[part], random, clips)
+        evaluate_terms(terms, weights, batch.rows(part), generated[part])
         for part in (slice(0, 1), slice(1, 3), slice(3, 5))
     ]
-    assert [part["still"].share for part in parts[1:]] == [0.5, 0.5] and "still" not in parts[0]
+    assert "still" not in parts[0]
+    for name, loss in whole.items():
+        total = sum(float(part[name].value) for part in parts if name in part)
+        assert total == pytest.approx(float(loss.value), rel=1e-6), name
     total = sum(float(total_loss(part)) for part in parts)
     assert total == pytest.approx(float(total_loss(whole)), rel=1e-6)
-    assert float(total_loss({"a": Loss(2.0, torch.tensor(3.0), 0.5)})) == 3.0
+    assert float(total_loss({"a": Loss(2.0, torch.tensor(1.5)), "b": Loss(1.0, torch.tensor(0.5))})) == 3.5
 
 
 def test_the_middle_frame_of_every_window() -> None:

@@ -17,6 +17,7 @@ from lipsmith.data.synthetic import prepare_synthetic
 from lipsmith.errors import DataError, OutputError
 from lipsmith.models.dense_expert import DenseLipSyncExpert
 from lipsmith.training import train
+from lipsmith.training.distributed import Processes
 from lipsmith.training.environment import package_commit
 from lipsmith.training.memory import in_parts, split_rows
 from lipsmith.training.recipe import ExpertRecipe
@@ -182,7 +183,8 @@ def test_the_commit_is_the_packages_own(tmp_path: Path) -> None:
 
 
 def _run(folder: Path) -> Run:
-    return Run(folder, ExpertRecipe.model_validate({"task": "expert", "name": "e", "steps": 1}), resume=True)
+    recipe = ExpertRecipe.model_validate({"task": "expert", "name": "e", "steps": 1})
+    return Run(folder, recipe, Processes(), resume=True)
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(

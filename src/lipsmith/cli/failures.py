@@ -1,6 +1,7 @@
 """From an exception to one sentence on standard error and an exit code; a traceback only on request."""
 
 import functools
+import time
 import traceback
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -14,6 +15,7 @@ Result = TypeVar("Result")
 
 # Packages that only some commands need → the extra that brings them.
 _EXTRAS = {
+    "accelerate": "train",
     "torch": "torch",
     "safetensors": "torch",
     "nncf": "train",
@@ -23,6 +25,8 @@ _EXTRAS = {
     "skimage": "demo",
     "ray": "ray",
 }
+
+_LAUNCHER_SECONDS = 10
 
 _tracebacks = False
 
@@ -43,6 +47,10 @@ def told_in_one_sentence(command: Callable[Parameters, Result]) -> Callable[Para
         except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
         except (KeyboardInterrupt, Exception) as error:
+            if isinstance(error, LipsmithError) and error.is_told_elsewhere:
+                # The launcher ends all processes when one has ended: let it be the one that tells.
+                time.sleep(_LAUNCHER_SECONDS)
+                raise typer.Exit(error.exit_code) from None
             if _tracebacks:
                 typer.echo(traceback.format_exc(), err=True)
             sentence, code = explain(error)

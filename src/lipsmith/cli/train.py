@@ -143,6 +143,7 @@ def train(
 ) -> None:
     """Train the expert or the generator by a recipe."""
     from lipsmith.training import train as train_network
+    from lipsmith.training.distributed import is_main_process
     from lipsmith.training.recipe import parse_override
 
     with ProgressBars() as bars:
@@ -156,6 +157,8 @@ def train(
             resume=resume,
             on_progress=lambda step, steps, measures: bars.show("steps", step, steps, _in_words(measures)),
         )
+    if not is_main_process():
+        return
     if as_json:
         write_json(done.to_dict())
     else:

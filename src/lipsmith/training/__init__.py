@@ -21,6 +21,8 @@ def train(
 ) -> "TrainingReport":
     """Train what a recipe describes on prepared clips.
 
+    In each of the processes that `torchrun` started this trains its share of one run, and the report is the same.
+
     Args:
         recipe: YAML file, see `recipes/` and `lipsmith.training.recipe`.
         data: Folder written by `lipsmith prepare`.
@@ -29,18 +31,20 @@ def train(
         expert: For a generator, the trained expert (run folder or weights file); overrides the recipe's.
         initial: For a generator, weights to start from (run folder or weights file), as made by an earlier stage.
         resume: Go on with the run in `output`.
-        on_progress: Called with (step, steps, latest measures).
+        on_progress: Called with (step, steps, latest measures); of several processes, in the main one.
 
     Raises:
         RecipeError: The recipe is wrong, or needs an expert that was not named.
         DataError: The prepared folder has nothing for the recipe.
         OutputError: `output` already holds a run and `resume` is not set.
     """
+    from lipsmith.training.distributed import Processes
     from lipsmith.training.expert import train_expert
     from lipsmith.training.generator import train_generator
     from lipsmith.training.recipe import ExpertRecipe, load_recipe
 
-    loaded = load_recipe(Path(recipe), overrides)
+    with Processes().together():
+        loaded = load_recipe(Path(recipe), overrides)
     if isinstance(loaded, ExpertRecipe):
         return train_expert(loaded, Path(data), Path(output), resume=resume, on_progress=on_progress)
     return train_generator(

@@ -1,7 +1,9 @@
 """Discriminators that learn along with the generator; each is one part of a run with its optimiser.
 
-A critic answers two questions about a batch, or some rows of it: what the generator is to make small (`term`), and what
-the critic itself is to make small (`loss`). Who asks, adds up gradients and takes the steps.
+A critic answers two questions about a batch: what the generator is to make small (`term`), and what the critic itself
+is to make small (`loss`). Of some rows of a batch the answer is what they add to that of the whole. Who asks, adds up
+gradients and takes the steps. How often a critic's network runs depends on the whole batch, never on the rows at hand:
+its norms may wait for the other processes'.
 """
 
 from typing import Any, Protocol
@@ -13,7 +15,7 @@ from torch.optim import Adam, Optimizer
 
 from lipsmith.models.lipgan import LipGanDiscriminator
 from lipsmith.models.quality import PatchDiscriminator, VisualQualityDiscriminator
-from lipsmith.training.batch import StepTensors, middle_frames
+from lipsmith.training.batch import StepTensors, middle_frames, pick_moments
 from lipsmith.training.losses import (
     adversarial_loss,
     contrastive_distance_loss,
@@ -76,12 +78,12 @@ class QualityCritic(_CriticBase):
 
     def term(self, batch: StepTensors, generated: Tensor) -> Tensor:
         """See `Critic`."""
-        return adversarial_loss(self._score(generated))
+        return batch.share("all") * adversarial_loss(self._score(generated))
 
     def loss(self, batch: StepTensors, generated: Tensor) -> Tensor:
         """See `Critic`."""
         real = discriminator_real_loss(self._score(batch.targets))
-        return (real + discriminator_fake_loss(self._score(generated))) / 2
+        return batch.share("all") * (real + discriminator_fake_loss(self._score(generated))) / 2
 
     def _score(self, faces: Tensor) -> Tensor:
         return self.model(faces.transpose(1, 2))  # (B, T, 3, S, S) → (B, 3, T, S, S)
@@ -102,13 +104,13 @@ class PatchCritic(_CriticBase):
         """See `Critic`."""
         importance = self.importance.to(generated.device)
         scores, features = self._score(generated, batch.references)
-        loss = -(scores.float() * importance).mean() / importance.mean()
-        own = (~batch.foreign).repeat_interleave(generated.shape[1])
-        if self.features > 0 and own.any():
+        loss = -batch.share("all") * (scores.float() * importance).mean() / importance.mean()
+        if self.features > 0 and batch.whole["own"]:
             with torch.no_grad():
                 _, wanted = self._score(batch.targets, batch.references)
             differences = [
-                F.l1_loss(a[own].float(), b[own].float()) for a, b in zip(features, wanted, strict=True)
+                batch.mean((a.float() - b.float()).abs().unflatten(0, generated.shape[:2]), "own")
+                for a, b in zip(features, wanted, strict=True)
             ]
             loss = loss + self.features * torch.stack(differences).mean()
         return loss
@@ -117,7 +119,7 @@ class PatchCritic(_CriticBase):
         """See `Critic`."""
         real, _ = self._score(batch.targets, batch.references)
         made, _ = self._score(generated, batch.references)
-        return hinge_discriminator_loss(real, made, self.importance.to(made.device))
+        return batch.share("all") * hinge_discriminator_loss(real, made, self.importance.to(made.device))
 
     def _score(self, faces: Tensor, references: Tensor) -> tuple[Tensor, list[Tensor]]:
         return self.model(faces.flatten(0, 1), references.flatten(0, 1))
@@ -141,7 +143,8 @@ class LipGanCritic(_CriticBase):
     def term(self, batch: StepTensors, generated: Tensor) -> Tensor:
         """See `Critic`."""
         faces = middle_frames(generated, self.window_frames)
-        return self._distances(faces, batch.sync_windows[:, : faces.shape[1]]).square().mean()
+        distances = self._distances(faces, batch.sync_windows[:, : faces.shape[1]])
+        return batch.share("all") * contrastive_distance_loss(distances, in_sync=True)
 
     def loss(self, batch: StepTensors, generated: Tensor) -> Tensor:
         """See `Critic`."""
@@ -149,18 +152,17 @@ class LipGanCritic(_CriticBase):
         real = middle_frames(batch.targets, self.window_frames)
         count = made.shape[1]
         own, others = batch.sync_windows[:, :count], batch.sync_windows[:, count:]
-        loss = contrastive_distance_loss(self._distances(made, own), in_sync=False)
-        is_own = ~batch.foreign
-        if is_own.any():
-            drawn = torch.randint(others.shape[1], (count,), device="cpu").tolist()
-            real, heard = real[is_own], others[is_own][:, drawn]
-            in_sync = contrastive_distance_loss(self._distances(real, own[is_own]), in_sync=True)
-            off_sync = contrastive_distance_loss(self._distances(real, heard), in_sync=False)
-            loss = (in_sync + (loss + off_sync) / 2) / 2
-        return loss
+        fake = batch.share("all") * contrastive_distance_loss(self._distances(made, own), in_sync=False)
+        if not batch.whole["own"]:
+            return fake
+        heard = pick_moments(others, count, batch.random("off-sync moments"))
+        # Foreign clips have no real pair; they pass through the norms, and do not count.
+        in_sync = batch.mean(self._distances(real, own).square(), "own")
+        off_sync = batch.mean(torch.relu(1 - self._distances(real, heard)).square(), "own")
+        return (in_sync + (fake + off_sync) / 2) / 2
 
     def _distances(self, faces: Tensor, windows: Tensor) -> Tensor:
-        return self.model(windows.flatten(0, 1), faces.flatten(0, 1))
+        return self.model(windows.flatten(0, 1), faces.flatten(0, 1)).unflatten(0, faces.shape[:2])
 
 
 def make_critic(recipe: GeneratorRecipe, window_frames: int) -> Critic:

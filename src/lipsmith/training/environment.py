@@ -17,8 +17,8 @@ from lipsmith.data.storage import Location
 _GIT_SECONDS = 5
 
 
-def describe_environment(data: Location | None) -> dict[str, Any]:
-    """JSON-ready facts about this process, and the digest of the prepared folder's index.
+def describe_environment(data: Location | None, num_processes: int = 1) -> dict[str, Any]:
+    """JSON-ready facts about this process, how many train together, and the digest of the prepared folder's index.
 
     `commit` is None where the package is not in a repository of its own, or git is not installed; a commit whose
     working tree has changes ends in "+changes".
@@ -34,6 +34,7 @@ def describe_environment(data: Location | None) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": num_processes,
         "data_index_sha256": None if data is None else index_digest(data),
     }
 

@@ -1,8 +1,10 @@
 """Training the lip-sync expert (paper, section 3.3)."""
 
 import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,16 +12,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lipsmith.data.clips import Clip
 from lipsmith.data.samples import ClipSampler, expert_batch, load_split
 from lipsmith.errors import OutputError, WeightsError
 from lipsmith.evaluation.sync_accuracy import SyncAccuracy, measure_accuracy, spread_clips
 from lipsmith.evaluation.sync_curves import draw_accuracy
 from lipsmith.models.dense_expert import DenseLipSyncExpert
 from lipsmith.models.expert import LipSyncExpert
+from lipsmith.training.descent import Descent
+from lipsmith.training.distributed import Processes
 from lipsmith.training.losses import contrastive_sync_loss, cosine_bce_loss
-from lipsmith.training.memory import in_parts
 from lipsmith.training.recipe import ExpertLoss, ExpertModel, ExpertRecipe
-from lipsmith.training.run import Report, Run, TrainingReport, make_optimiser, set_learning_rate
+from lipsmith.training.run import Report, Run, RunState, TrainingReport, make_optimiser, set_learning_rate
 
 Expert = LipSyncExpert | DenseLipSyncExpert
 _NUM_RESAMPLES = 500
@@ -134,23 +138,52 @@ def train_expert(
     least five frames away (chance 0.5); with clips too short for that, those with the highest off-sync accuracy.
     """
     torch.manual_seed(recipe.seed)
-    selection = recipe.data.selection()
-    sampler = ClipSampler(load_split(data, selection, "train"), selection.crowds)
-    held_out = load_split(data, selection, "validation")
-    known = spread_clips(sampler.clips, len(held_out))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    processes = Processes()
+    device, stretches = processes.device, recipe.batch.stretches
+    with processes.together():
+        own_rows = [processes.rows(num_clips) for num_clips, _ in stretches]
+        descent = Descent(recipe.precision, device)
+        selection = recipe.data.selection()
+        sampler = ClipSampler(load_split(data, selection, "train"), selection.crowds)
+        held_out: Sequence[Clip] = []
+        if processes.is_main:
+            held_out = load_split(data, selection, "validation")
+        known = spread_clips(sampler.clips, len(held_out))
     expert = build_expert(recipe.model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    processes.share_norms(expert)
+    embed_lips, embed_sound = expert.embed_lips, expert.embed_sound
+    if recipe.compile:
+        embed_lips, embed_sound = torch.compile(embed_lips), torch.compile(embed_sound)
     criterion = SyncCriterion(recipe.loss).to(device)
     optimiser = make_optimiser(nn.ModuleList([expert, criterion]), recipe.optimiser)
-    run = Run(output, recipe, data=data, resume=resume)
-    parts = {"expert": expert, "optimiser": optimiser}
+    parts: dict[str, Any] = {"expert": expert, "optimiser": optimiser}
     if criterion.state_dict():
         parts["criterion"] = criterion
-    run.load(parts)
+    if descent.scaler.is_enabled():
+        parts["scaler"] = descent.scaler
+    run = Run(output, recipe, processes, data=data, resume=resume)
+    if not run.load(parts):
+        processes.begin_randomness(recipe.seed)
     faces, sound_changes = recipe.faces.augmentation(), recipe.sound.augmentation()
     metadata = {"kind": "expert", "model": recipe.model.model_dump_json(), "recipe": recipe.name}
-    stretches = recipe.batch.stretches
     stopped_early = False
+
+    def validate(skipped: int) -> tuple[RunState, dict[str, float]]:
+        report = measure_accuracy(
+            expert,
+            held_out,
+            known,
+            threshold_from="training clips",
+            max_frames=recipe.validation_frames,
+            num_resamples=_NUM_RESAMPLES,
+        )
+        measures = {**run.take_means(), **report.measures()}
+        if "criterion" in parts:
+            measures["temperature"] = float(torch.as_tensor(criterion.temperature).detach())
+        run.judge(measures.get("preference", measures["accuracy"]), measures, expert, metadata)
+        _write_accuracy(report, run.folder / "accuracy", run.state.step, recipe.name)
+        run.log({**measures, "skipped": skipped})
+        return run.state, measures
 
     with ThreadPoolExecutor(2) as pool, ThreadPoolExecutor(1) as ahead:
 
@@ -166,6 +199,7 @@ def train_expert(
                 window_frames=recipe.model.frames,
                 off_sync_share=criterion.off_sync_share,
                 least_shift=recipe.loss.least_negative_shift,
+                rows=own_rows[step % len(stretches)],
                 pool=pool,
             )
             return (
@@ -174,55 +208,36 @@ def train_expert(
                 torch.from_numpy(batch.in_sync),
             )
 
-        def descend(batch_parts: list[slice]) -> float:
-            optimiser.zero_grad(set_to_none=True)
-            total = 0.0
-            for part in batch_parts:
-                seen, heard = frames[part].to(device), windows[part].to(device)
-                with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-                    lips, sound = expert.embed_lips(seen), expert.embed_sound(heard)
-                loss = criterion(lips, sound, in_sync[part].to(device)) * (len(seen) / len(frames))
-                loss.backward()
-                total += float(loss.detach())
-            return total
+        def compute(part: slice) -> tuple[Tensor, float]:
+            lips, sound = embed_lips(frames[part].to(device)), embed_sound(windows[part].to(device))
+            loss = criterion(lips, sound, in_sync[part].to(device)) * (len(lips) / num_clips)
+            return loss, float(loss.detach())
 
         coming = ahead.submit(draw, run.state.step)
         while run.state.step < recipe.steps:
             step = run.state.step
+            num_clips, _ = stretches[step % len(stretches)]
             frames, windows, in_sync = coming.result()
             coming = ahead.submit(draw, step + 1)
             expert.train()
             set_learning_rate(optimiser, recipe.optimiser, step, recipe.steps)
-            loss = in_parts(run, len(frames), descend)
+            losses = descent.gradients(run, optimiser, num_clips, compute)
             nn.utils.clip_grad_norm_(expert.parameters(), recipe.optimiser.clip_norm)
-            optimiser.step()
-            run.add({"loss": loss})
+            descent.take(optimiser)
+            descent.end_step()
+            measures = {"loss": processes.add([sum(losses)])[0]}
+            run.add(measures)
             run.state.step = step + 1
             if run.state.step % recipe.validate_every == 0 or run.state.step == recipe.steps:
-                report = measure_accuracy(
-                    expert,
-                    held_out,
-                    known,
-                    threshold_from="training clips",
-                    max_frames=recipe.validation_frames,
-                    num_resamples=_NUM_RESAMPLES,
-                )
-                measures = {**run.take_means(), **report.measures()}
-                if parts.get("criterion") is criterion:
-                    measures["temperature"] = float(torch.as_tensor(criterion.temperature).detach())
-                run.judge(measures.get("preference", measures["accuracy"]), measures, expert, metadata)
-                _write_accuracy(report, run.folder / "accuracy", run.state.step, recipe.name)
-                run.log({**measures, "skipped": sum(sampler.skipped.values())})
+                skipped = int(processes.add([sum(sampler.skipped.values())])[0])
+                run.state, measures = processes.from_main(lambda: validate(skipped))  # noqa: B023
                 run.save(parts)
-                if on_progress:
-                    on_progress(run.state.step, recipe.steps, measures)
-                if recipe.patience and run.state.validations_since_best >= recipe.patience:
-                    stopped_early = True
-                    break
-                continue
-            if run.checkpoint_is_due:
+                stopped_early = bool(recipe.patience) and run.state.validations_since_best >= recipe.patience
+            elif run.checkpoint_is_due:
                 run.save(parts)
-            if on_progress:
-                on_progress(run.state.step, recipe.steps, {"loss": loss})
+            if on_progress and processes.is_main:
+                on_progress(run.state.step, recipe.steps, measures)
+            if stopped_early:
+                break
         coming.cancel()
     return run.report(stopped_early=stopped_early, skipped=sampler.skipped)

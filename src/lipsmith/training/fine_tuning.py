@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 
 from lipsmith.conditioning import lower_half
-from lipsmith.training.batch import StepTensors
+from lipsmith.training.batch import StepTensors, pick_moments
 from lipsmith.training.expert import Expert
 from lipsmith.training.losses import contrast_with_moments, cosine_bce_loss
 from lipsmith.training.recipe import ExpertFineTuning, SyncTerm
@@ -45,7 +45,10 @@ class FineTunedExpert:
         self.optimiser.load_state_dict(state["optimiser"])
 
     def loss(self, batch: StepTensors, generated: Tensor) -> Tensor:
-        """What the expert is to make small; clips with foreign words have no real lips to them and teach nothing."""
+        """What the expert is to make small, or what some rows add to it.
+
+        Clips with foreign words have no real lips to them and teach nothing.
+        """
         own = ~batch.foreign
         if not own.any():
             return torch.zeros((), device=generated.device, requires_grad=True)
@@ -54,19 +57,22 @@ class FineTunedExpert:
             for faces in (batch.targets, generated)
         )
         sound = self.model.embed_sound(batch.sync_windows[own])
-        count = real.shape[1]
+        count, share = real.shape[1], batch.share("own")
         if self.sync_term.form == "bce":
-            others = torch.randint(count, sound.shape[1], (count,)).tolist()
-            off_sync = (
-                cosine_bce_loss(real, sound[:, others], 0.0) + cosine_bce_loss(made, sound[:, :count], 0.0)
-            ) / 2
-            return (cosine_bce_loss(real, sound[:, :count], 1.0) + off_sync) / 2
+            random = [
+                source
+                for source, says in zip(batch.random("off-sync moments"), own.tolist(), strict=True)
+                if says
+            ]
+            others = pick_moments(sound[:, count:], count, random)
+            off_sync = (cosine_bce_loss(real, others, 0.0) + cosine_bce_loss(made, sound[:, :count], 0.0)) / 2
+            return share * (cosine_bce_loss(real, sound[:, :count], 1.0) + off_sync) / 2
         found = contrast_with_moments(real, sound, self.sync_term.temperature)
         # Which of the two lips does the sound belong to?
         alike = torch.stack([(lips * sound[:, :count]).sum(-1) for lips in (real, made)], dim=-1)
         first = torch.zeros(alike.numel() // 2, dtype=torch.long, device=alike.device)
         told_apart = F.cross_entropy(alike.flatten(0, 1) / self.sync_term.temperature, first)
-        return (found + told_apart) / 2
+        return share * (found + told_apart) / 2
 
 
 def weights_metadata(path: Path) -> dict[str, str]:

@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,15 @@ from lipsmith.models.wav2lip import Wav2Lip, paint_with
 from lipsmith.timebase import EXPERT_FRAMES
 from lipsmith.training.batch import StepTensors, generate_faces
 from lipsmith.training.critics import Critic, Learner, make_critic
+from lipsmith.training.descent import Descent
+from lipsmith.training.distributed import Processes
 from lipsmith.training.expert import Expert, load_expert
 from lipsmith.training.fine_tuning import FineTunedExpert, weights_metadata
-from lipsmith.training.memory import in_parts
 from lipsmith.training.recipe import GeneratorRecipe, is_ever_on
 from lipsmith.training.run import (
     Report,
     Run,
+    RunState,
     TrainingReport,
     make_optimiser,
     save_weights,
@@ -39,8 +42,8 @@ from lipsmith.training.run import (
 from lipsmith.training.terms import (
     Term,
     build_terms,
-    clips_by_kind,
     evaluate_terms,
+    terms_in_use,
     total_loss,
     weights_at,
 )
@@ -71,21 +74,25 @@ class GeneratorTraining:
     Args:
         recipe: What to train.
         expert: The judge of the sync and feature terms; frozen, unless the recipe fine-tunes it.
-        device: Where the networks are put.
+        processes: Those that train.
     """
 
-    def __init__(self, recipe: GeneratorRecipe, expert: Expert | None, device: torch.device) -> None:
+    def __init__(self, recipe: GeneratorRecipe, expert: Expert | None, processes: Processes) -> None:
         self.recipe = recipe
-        self.device = device
+        self.processes = processes
+        self.device = device = processes.device
         self.expert = expert
+        self.descent = Descent(recipe.precision, device)
         generator = build_generator(recipe.model.form, recipe.model.width, recipe.model.face_size)
         self.generator = generator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = _Average(self.generator, recipe.average_decay)
+        processes.share_norms(self.generator)
+        self._generate = torch.compile(self.generator) if recipe.compile else self.generator
         self.optimiser = make_optimiser(self.generator, recipe.optimiser)
         self.critic: Critic | None = None
         if is_ever_on(recipe.losses.adversarial):
             self.critic = make_critic(recipe, window_frames(recipe, expert))
-            self.critic.model.to(device)
+            processes.share_norms(self.critic.model.to(device))
         self.pupil: FineTunedExpert | None = None
         if recipe.fine_tune_expert is not None:
             if expert is None:
@@ -120,73 +127,59 @@ class GeneratorTraining:
             parts["critic"] = self.critic
         if self.pupil is not None:
             parts["expert"] = self.pupil
+        if self.descent.scaler.is_enabled():
+            parts["scaler"] = self.descent.scaler
         return parts
 
-    def step(self, run: Run, whole: StepTensors) -> dict[str, float]:
-        """Learn from one batch; the values of the terms, and the critic's loss.
+    def step(self, run: Run, batch: StepTensors) -> dict[str, float]:
+        """Learn from one batch, of which `batch` holds this process's rows; the terms' values, and the critic's loss.
 
         A batch that does not fit into memory is worked off in parts from then on.
         """
         step, recipe = run.state.step, self.recipe
+        own, foreign, every = self.processes.add([batch.whole[kind] for kind in ("own", "foreign", "all")])
+        batch = replace(batch, whole={"own": int(own), "foreign": int(foreign), "all": int(every)})
         weights = weights_at(recipe.losses, step, _sync_since(run, recipe))
-        clips = clips_by_kind(whole.foreign)
         self.generator.train()
         set_learning_rate(self.optimiser, recipe.optimiser, step, recipe.steps)
 
-        def descend(parts: list[slice]) -> tuple[dict[str, float], Tensor]:
-            self.optimiser.zero_grad(set_to_none=True)
-            random = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-            values: dict[str, float] = {}
-            pieces = []
-            for part in parts:
-                batch = whole.rows(part).to(self.device)
-                with self._precision():
-                    generated = generate_faces(
-                        self.generator, batch.targets, batch.references, batch.frame_windows
-                    )
-                    losses = evaluate_terms(self.terms, weights, batch, generated, random, clips)
-                total_loss(losses).backward()
-                for name, loss in losses.items():
-                    values[name] = values.get(name, 0.0) + loss.share * float(loss.value.detach())
-                pieces.append(generated.detach())
-            return values, pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        def compute(part: slice) -> tuple[Tensor, tuple[dict[str, float], Tensor]]:
+            rows = batch.rows(part).to(self.device)
+            generated = generate_faces(self._generate, rows.targets, rows.references, rows.frame_windows)
+            losses = evaluate_terms(self.terms, weights, rows, generated)
+            found = {name: float(loss.value.detach()) for name, loss in losses.items()}
+            return total_loss(losses), (found, generated.detach())
 
-        values, generated = in_parts(run, len(whole), descend)
+        parts = self.descent.gradients(run, self.optimiser, batch.whole["all"], compute)
         norm = nn.utils.clip_grad_norm_(self.generator.parameters(), recipe.optimiser.clip_norm)
         if bool(torch.isfinite(norm)):
-            self.optimiser.step()
+            self.descent.take(self.optimiser)
         self.average.update(self.generator, step)
+        generated = parts[0][1] if len(parts) == 1 else torch.cat([faces for _, faces in parts])
+        names = [term.name for term in terms_in_use(self.terms, weights, batch.whole)]
+        values = {name: sum(found.get(name, 0.0) for found, _ in parts) for name in names}
         if "adversarial" in values:
             assert self.critic is not None
-            values["critic"] = self._teach(self.critic, run, whole, generated)
+            values["critic"] = self._teach(self.critic, run, batch, generated)
         if self.pupil is not None:
-            values["expert"] = self._teach(self.pupil, run, whole, generated)
-        return values
+            values["expert"] = self._teach(self.pupil, run, batch, generated)
+        self.descent.end_step()
+        return dict(zip(values, self.processes.add(list(values.values())), strict=True))
 
     def validate(self, clips: Sequence[Clip]) -> Validation:
         """How the averaged generator does on held-out clips."""
         return validate_generator(self.average.model, self.expert, self.recipe, clips, num_strips=_NUM_STRIPS)
 
-    def _teach(self, learner: Learner, run: Run, whole: StepTensors, generated: Tensor) -> float:
-        """One step of a critic or of a fine-tuned expert; its loss."""
+    def _teach(self, learner: Learner, run: Run, batch: StepTensors, generated: Tensor) -> float:
+        """One step of a critic or of a fine-tuned expert; what this process adds to its loss."""
 
-        def descend(parts: list[slice]) -> float:
-            learner.optimiser.zero_grad(set_to_none=True)
-            total = 0.0
-            for part in parts:
-                batch = whole.rows(part).to(self.device)
-                with self._precision():
-                    loss = learner.loss(batch, generated[part]) * (len(batch) / len(whole))
-                loss.backward()
-                total += float(loss.detach())
-            return total
+        def compute(part: slice) -> tuple[Tensor, float]:
+            loss = learner.loss(batch.rows(part).to(self.device), generated[part])
+            return loss, float(loss.detach())
 
-        loss = in_parts(run, len(whole), descend)
-        learner.optimiser.step()
-        return loss
-
-    def _precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
+        losses = self.descent.gradients(run, learner.optimiser, batch.whole["all"], compute)
+        self.descent.take(learner.optimiser)
+        return sum(losses)
 
 
 def window_frames(recipe: GeneratorRecipe, expert: Expert | None) -> int:
@@ -231,23 +224,28 @@ def train_generator(
     `best.safetensors`; the latest ones are `last.safetensors`. Every validation leaves film strips under `samples/`.
     """
     torch.manual_seed(recipe.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    expert_path = expert or recipe.expert
-    uses_expert = is_ever_on(recipe.losses.sync) or is_ever_on(recipe.losses.features)
-    if uses_expert and expert_path is None:
-        raise RecipeError(
-            f"The recipe {recipe.name!r} has a sync or feature term: name a trained expert with --expert."
-        )
-    judge = load_expert(expert_path).to(device) if expert_path is not None else None
-    selection = recipe.data.selection()
-    sampler = ClipSampler(load_split(data, selection, "train"), selection.crowds)
-    held_out = _spread(load_split(data, selection, "validation"), recipe.validation_clips)
-    _check_size(held_out, recipe.model.face_size)
-    training = GeneratorTraining(recipe, judge, device)
-    if initial is not None:
-        training.begin_with(initial)
-    run = Run(output, recipe, data=data, resume=resume)
-    run.load(training.parts)
+    processes = Processes()
+    with processes.together():
+        own_rows = processes.rows(recipe.batch.clips)
+        expert_path = expert or recipe.expert
+        uses_expert = is_ever_on(recipe.losses.sync) or is_ever_on(recipe.losses.features)
+        if uses_expert and expert_path is None:
+            raise RecipeError(
+                f"The recipe {recipe.name!r} has a sync or feature term: name a trained expert with --expert."
+            )
+        judge = load_expert(expert_path).to(processes.device) if expert_path is not None else None
+        selection = recipe.data.selection()
+        sampler = ClipSampler(load_split(data, selection, "train"), selection.crowds)
+        held_out: list[Clip] = []
+        if processes.is_main:
+            held_out = _spread(load_split(data, selection, "validation"), recipe.validation_clips)
+        _check_size(held_out, recipe.model.face_size)
+        training = GeneratorTraining(recipe, judge, processes)
+        if initial is not None:
+            training.begin_with(initial)
+    run = Run(output, recipe, processes, data=data, resume=resume)
+    if not run.load(training.parts):
+        processes.begin_randomness(recipe.seed)
     expert_metadata = {} if training.pupil is None or expert_path is None else weights_metadata(expert_path)
     metadata = {
         "kind": "generator",
@@ -280,6 +278,7 @@ def train_generator(
                 faces=recipe.faces.augmentation(),
                 sound=recipe.sound.augmentation(),
                 window_frames=window_frames(recipe, judge),
+                rows=own_rows,
                 pool=pool,
             )
             return StepTensors.of(batch)
@@ -292,13 +291,15 @@ def train_generator(
             run.add(values)
             run.state.step += 1
             if run.state.step % recipe.validate_every == 0 or run.state.step == recipe.steps:
-                skipped = sum(sampler.skipped.values())
-                values = _validate(run, training, held_out, metadata, expert_metadata, skipped)
+                skipped = int(processes.add([sum(sampler.skipped.values())])[0])
+                run.state, values = processes.from_main(
+                    lambda: _validate(run, training, held_out, metadata, expert_metadata, skipped)  # noqa: B023
+                )
                 run.save(training.parts)
                 stopped_early = bool(recipe.patience) and run.state.validations_since_best >= recipe.patience
             elif run.checkpoint_is_due:
                 run.save(training.parts)
-            if on_progress:
+            if on_progress and processes.is_main:
                 on_progress(run.state.step, recipe.steps, _with_parts(run, values))
             if stopped_early:
                 break
@@ -313,8 +314,11 @@ def _validate(
     metadata: dict[str, str],
     expert_metadata: dict[str, str],
     skipped: int,
-) -> dict[str, float]:
-    """Measure, keep the weights if they are the best, and write the log, the latest weights and film strips."""
+) -> tuple[RunState, dict[str, float]]:
+    """Measure, keep the weights if they are the best, and write the log, the latest weights and film strips.
+
+    Where the run is now, and the measures.
+    """
     measures = run.take_means()
     found = training.validate(clips)
     measures |= found.measures
@@ -333,7 +337,7 @@ def _validate(
     if found.samples is not None:
         _write_picture(run.folder / "samples" / f"step_{run.state.step:07d}.png", found.samples)
     run.log({**measures, "skipped": skipped})
-    return measures
+    return run.state, measures
 
 
 def _write_picture(path: Path, picture: Image) -> None:

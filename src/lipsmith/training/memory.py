@@ -1,6 +1,7 @@
 """Batches in as many parts as memory allows: out of memory halves what is computed at once, not what is learned from.
 
-Gradients of the parts add up to those of the whole batch (batch norms aside, which see a part at a time).
+Gradients of the parts add up to those of the whole batch (batch norms aside, which see a part at a time). Several
+processes take their share of each part.
 """
 
 from collections.abc import Callable
@@ -21,28 +22,43 @@ def split_rows(rows: int, parts: int) -> list[slice]:
 
 
 def in_parts(run: Run, rows: int, work: Callable[[list[slice]], T]) -> T:
-    """`work` with the parts of a batch of `rows` clips; after each failure for lack of memory with twice as many.
+    """`work` with this process's parts of a batch; after each failure for lack of memory with twice as many.
 
-    `work` must begin anew each time: clear gradients first, and change nothing else before it is through.
+    Args:
+        run: Remembers how many.
+        rows: Clips of the whole batch, over all processes.
+        work: Must begin anew each time: clear gradients first, and change nothing else before it is through.
 
     Raises:
-        RuntimeUnavailableError: One clip at a time does not fit either.
+        RuntimeUnavailableError: One clip at a time does not fit either; or memory was short in one of several
+            processes that wait for one another in their batch norms, so that the others cannot be told.
     """
+    processes = run.processes
+    most = rows // processes.count
     while True:
+        parts, failed = min(run.state.parts, most), False
         try:
-            return work(split_rows(rows, run.state.parts))
+            found = work([processes.own_part(part) for part in split_rows(rows, parts)])
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if run.state.parts >= rows:
+            if processes.norms_are_shared:
                 raise RuntimeUnavailableError(
-                    f"Step {run.state.step} does not fit into memory with one clip at a time. Use fewer frames "
-                    "(batch.frames), a smaller model.width, or a machine with more memory."
+                    f"Step {run.state.step} does not fit into the memory of process {processes.index}. Set `parts` in "
+                    f"the recipe to {2 * parts}, and go on with --resume."
                 ) from error
+            failed = True
+        if not any(processes.add([failed])):
+            return found
         # Outside of the handler: the traceback no longer holds on to the tensors.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        run.state.parts = min(2 * run.state.parts, rows)
+        if parts >= most:
+            raise RuntimeUnavailableError(
+                f"Step {run.state.step} does not fit into memory with one clip at a time. Use fewer frames "
+                "(batch.frames), a smaller model.width, or a machine with more memory."
+            )
+        run.state.parts = min(2 * parts, most)
         run.note(
             f"Out of memory: from here on a batch is computed in {run.state.parts} parts, whose gradients are added up."
         )

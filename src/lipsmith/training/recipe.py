@@ -18,6 +18,7 @@ from lipsmith.timebase import EXPERT_FRAMES
 # A weight over the training: [[step, value], …], linear in between, constant outside. One number is constant.
 Schedule = float | list[tuple[int, float]]
 Share = Annotated[float, Field(ge=0, le=1)]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class _Strict(BaseModel):
@@ -110,7 +111,13 @@ class _Recipe(_Strict):
     checkpoint_every: int = Field(
         default=0, ge=0, description="steps between checkpoints besides those of validations; 0: none besides"
     )
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = Field(default="fp32", description="of the forward passes; fp16 needs a GPU")
+    parts: int = Field(
+        default=1,
+        ge=1,
+        description="parts in which a batch is worked off, their gradients added up; more when memory is short",
+    )
+    compile: bool = Field(default=False, description="whether torch.compile makes the forward passes faster")
     data: DataRecipe = DataRecipe()
     faces: FaceRecipe = FaceRecipe()
     sound: SoundRecipe = SoundRecipe()

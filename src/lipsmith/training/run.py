@@ -1,5 +1,7 @@
 """A training run's folder: resolved recipe, environment, log, checkpoints; and what every training shares.
 
+Of several processes all hold the run's state, and the main one writes the folder.
+
 `checkpoint.pt` holds everything that a run needs to go on as if it had never stopped; `best.safetensors` the best
 weights so far by the held-out measure; `log.jsonl` a line per validation and per event, drawn in `curves.png` and
 written for TensorBoard under `tensorboard/`; `recipe.json` and `environment.json` what was trained, with what, on what.
@@ -9,7 +11,9 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,7 @@ from torch.optim import AdamW, Optimizer
 from lipsmith.data.storage import Location
 from lipsmith.errors import DataError, OutputError
 from lipsmith.training.curves import CurveWriter, draw_curves
+from lipsmith.training.distributed import Processes
 from lipsmith.training.environment import describe_environment
 from lipsmith.training.recipe import ExpertRecipe, GeneratorRecipe, OptimiserRecipe
 
@@ -80,6 +85,7 @@ class Run:
     Args:
         folder: Created when absent. When it holds a checkpoint, `resume` must be true.
         recipe: Written to `recipe.json` as resolved.
+        processes: Those that train.
         data: The prepared folder, whose digest goes into `environment.json`.
         resume: Go on from the checkpoint, if there is one.
     """
@@ -88,28 +94,18 @@ class Run:
         self,
         folder: Path,
         recipe: ExpertRecipe | GeneratorRecipe,
+        processes: Processes,
         *,
         data: Location | None = None,
         resume: bool,
     ) -> None:
         self.folder = folder
         self.recipe = recipe
-        self.state = RunState()
+        self.processes = processes
+        self.state = RunState(parts=recipe.parts)
         self._started = time.monotonic()
         self._curves: CurveWriter | None = None
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if self.checkpoint_path.exists() and not resume:
-                raise OutputError(
-                    f"{folder} already holds a training. Go on with --resume, or name another folder."
-                )
-            (folder / "recipe.json").write_text(recipe.model_dump_json(indent=1))
-            self._describe(data)
-            if not self.checkpoint_path.exists():
-                # Of a run that was ended before its first checkpoint.
-                self.log_path.unlink(missing_ok=True)
-        except OSError as error:
-            raise OutputError(f"The run folder {folder} cannot be made: {error.strerror}.") from error
+        processes.from_main(lambda: self._open(data, resume))
 
     @property
     def checkpoint_path(self) -> Path:
@@ -133,24 +129,25 @@ class Run:
         return every > 0 and self.state.step % every == 0
 
     def load(self, parts: Mapping[str, Any]) -> bool:
-        """Fill modules and optimisers from the checkpoint; False when there is none."""
-        if not self.checkpoint_path.exists():
+        """Fill modules and optimisers from the checkpoint; False when there is none.
+
+        The processes' sources of randomness go on where they were, if they are as many as before.
+        """
+        saved = self.processes.from_main(self._read_checkpoint)
+        if saved is None:
             return False
-        try:
-            saved = torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)
+        with self.processes.together(), self._usable_checkpoint():
             for name, part in parts.items():
                 part.load_state_dict(saved["parts"][name])
             known = {entry.name for entry in fields(RunState)}
-            state = {name: value for name, value in saved["state"].items() if name in known}
+            self.state = RunState(**{name: value for name, value in saved["state"].items() if name in known})
             random = saved["random"]
-        except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
-            raise DataError(
-                f"The checkpoint {self.checkpoint_path} cannot be used ({error}). Resume with the recipe that the run "
-                "was begun with, or begin another run."
-            ) from error
-        self.state = RunState(**state)
-        torch.set_rng_state(random)
-        self._forget_later_lines()
+        self.state.parts = max(self.state.parts, self.recipe.parts)
+        random = [random] if isinstance(random, torch.Tensor) else random  # of the first version
+        if len(random) == self.processes.count:
+            torch.set_rng_state(random[self.processes.index])
+        if self.processes.is_main:
+            self._forget_later_lines()
         return True
 
     def save(self, parts: Mapping[str, Any]) -> None:
@@ -162,24 +159,8 @@ class Run:
         now = time.monotonic()
         self.state.seconds += now - self._started
         self._started = now
-        partial = self.checkpoint_path.with_suffix(".partial")
-        try:
-            self.state.log_bytes = self.log_path.stat().st_size if self.log_path.exists() else 0
-            torch.save(
-                {
-                    "parts": {name: part.state_dict() for name, part in parts.items()},
-                    "state": dict(self.state.__dict__),
-                    "random": torch.get_rng_state(),
-                },
-                partial,
-            )
-            os.replace(partial, self.checkpoint_path)  # noqa: PTH105
-        except (OSError, RuntimeError) as error:  # PyTorch reports a full disk as the latter
-            partial.unlink(missing_ok=True)
-            raise OutputError(
-                f"The checkpoint of step {self.state.step} cannot be written to {self.folder} "
-                f"({str(error).splitlines()[0]}). The one before is whole: make room, and go on with --resume."
-            ) from error
+        random = self.processes.gather(torch.get_rng_state())
+        self.processes.from_main(lambda: self._write_checkpoint(parts, random))
 
     def add(self, losses: Mapping[str, float]) -> None:
         """Count a step's losses in the means of the next line of the log."""
@@ -204,7 +185,8 @@ class Run:
 
     def note(self, event: str) -> None:
         """Add a sentence about something unusual to the log."""
-        self._write({"step": self.state.step, "event": event})
+        if self.processes.is_main:
+            self._write({"step": self.state.step, "event": event})
 
     def judge(
         self, value: float, measures: Mapping[str, float], model: nn.Module, metadata: dict[str, str]
@@ -222,12 +204,71 @@ class Run:
         else:
             self.state.validations_since_best += 1
 
-    def report(self, *, stopped_early: bool, skipped: dict[str, int] | None = None) -> TrainingReport:
-        """How it ended."""
-        state = self.state
+    def report(self, *, stopped_early: bool, skipped: dict[str, int]) -> TrainingReport:
+        """How it ended; `skipped` is what this process skipped."""
+        state, everywhere = self.state, Counter[str]()
+        for counts in self.processes.gather(skipped):
+            everywhere.update(counts)
         return TrainingReport(
-            self.folder, state.step, state.best_step, state.best, state.seconds, stopped_early, skipped or {}
+            self.folder,
+            state.step,
+            state.best_step,
+            state.best,
+            state.seconds,
+            stopped_early,
+            dict(everywhere),
         )
+
+    def _open(self, data: Location | None, resume: bool) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if self.checkpoint_path.exists() and not resume:
+                raise OutputError(
+                    f"{self.folder} already holds a training. Go on with --resume, or name another folder."
+                )
+            (self.folder / "recipe.json").write_text(self.recipe.model_dump_json(indent=1))
+            self._describe(data)
+            if not self.checkpoint_path.exists():
+                # Of a run that was ended before its first checkpoint.
+                self.log_path.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"The run folder {self.folder} cannot be made: {error.strerror}.") from error
+
+    @contextmanager
+    def _usable_checkpoint(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
+            raise DataError(
+                f"The checkpoint {self.checkpoint_path} cannot be used ({error}). Resume with the recipe that the run "
+                "was begun with, or begin another run."
+            ) from error
+
+    def _read_checkpoint(self) -> dict[str, Any] | None:
+        if not self.checkpoint_path.exists():
+            return None
+        with self._usable_checkpoint():
+            return torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)
+
+    def _write_checkpoint(self, parts: Mapping[str, Any], random: list[torch.Tensor]) -> None:
+        partial = self.checkpoint_path.with_suffix(".partial")
+        try:
+            self.state.log_bytes = self.log_path.stat().st_size if self.log_path.exists() else 0
+            torch.save(
+                {
+                    "parts": {name: part.state_dict() for name, part in parts.items()},
+                    "state": dict(self.state.__dict__),
+                    "random": random,
+                },
+                partial,
+            )
+            os.replace(partial, self.checkpoint_path)  # noqa: PTH105
+        except (OSError, RuntimeError) as error:  # PyTorch reports a full disk as the latter
+            partial.unlink(missing_ok=True)
+            raise OutputError(
+                f"The checkpoint of step {self.state.step} cannot be written to {self.folder} "
+                f"({str(error).splitlines()[0]}). The one before is whole: make room, and go on with --resume."
+            ) from error
 
     def _write(self, line: dict[str, Any]) -> None:
         try:
@@ -241,7 +282,7 @@ class Run:
         path = self.folder / "environment.json"
         resumes = self.checkpoint_path.exists() and path.exists()
         sessions = json.loads(path.read_text()) if resumes else []
-        sessions.append(describe_environment(data))
+        sessions.append(describe_environment(data, self.processes.count))
         path.write_text(json.dumps(sessions, indent=1) + "\n")
 
     def _forget_later_lines(self) -> None:

@@ -1,13 +1,11 @@
 """The named terms of the generator's loss, and their weights over the training.
 
-A term is a mean over the clips that it concerns: those that say their own words, those with foreign words, or all. A
-batch that is worked off in parts weighs each part by its share of the clips concerned, so that the sum of the parts is
-the loss of the whole.
+A term is a mean over the clips that it concerns: those that say their own words, those with foreign words, or all. Of a
+batch that is worked off in parts, or by several processes, each part gives what it adds to the mean over the whole.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,15 +14,14 @@ from torch import Tensor
 from lipsmith.conditioning import lower_half
 from lipsmith.errors import RecipeError
 from lipsmith.models.dense_expert import DenseLipSyncExpert
-from lipsmith.training.batch import StepTensors
+from lipsmith.training.batch import Rows, StepTensors, clips_by_kind
 from lipsmith.training.critics import Critic
 from lipsmith.training.expert import Expert
 from lipsmith.training.losses import contrast_with_moments, expert_sync_loss
 from lipsmith.training.recipe import GeneratorLosses, GeneratorRecipe, SyncTerm, is_ever_on, value_at
 from lipsmith.training.regions import edges, faces_for_expert, mouth_mask, moving_mask, within_reach
 
-Rows = Literal["own", "foreign", "all"]
-Compute = Callable[[StepTensors, Tensor, torch.Generator], Tensor]
+Compute = Callable[[StepTensors, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -34,8 +31,8 @@ class Term:
     Attributes:
         name: As in `recipe.losses` and in the log.
         rows: Clips of a batch that it concerns.
-        compute: Its value for a batch, the faces generated for it, and the step's source of randomness. It is asked
-            only for batches in which `rows` is not empty.
+        compute: What a batch, or a part of one, and the faces generated for it add to the term's value for the whole.
+            It is asked only for parts in which `rows` is not empty.
     """
 
     name: str
@@ -45,12 +42,10 @@ class Term:
 
 @dataclass(frozen=True)
 class Loss:
-    """A term's value for one part of a batch, with what it counts in the sum."""
+    """What one part of a batch adds to a term's value, and how much that counts in the sum."""
 
     weight: float
     value: Tensor
-    share: float = 1.0
-    """Of the whole batch's clips that the term concerns."""
 
 
 def build_terms(recipe: GeneratorRecipe, expert: Expert | None, critic: Critic | None) -> tuple[Term, ...]:
@@ -96,40 +91,30 @@ def weights_at(losses: GeneratorLosses, step: int, sync_since: int | None = 0) -
     return weights
 
 
-def evaluate_terms(
-    terms: tuple[Term, ...],
-    weights: Mapping[str, float],
-    batch: StepTensors,
-    generated: Tensor,
-    random: torch.Generator,
-    clips: Mapping[Rows, int] | None = None,
-) -> dict[str, Loss]:
-    """The terms of a batch (or a part of one) whose weight is above 0, by name.
-
-    Args:
-        clips: how many clips of the whole batch each kind of `Rows` has; None when `batch` is the whole.
-    """
-    here = clips_by_kind(batch.foreign)
-    whole = clips or here
-    return {
-        term.name: Loss(
-            weights[term.name], term.compute(batch, generated, random), here[term.rows] / whole[term.rows]
-        )
+def terms_in_use(
+    terms: tuple[Term, ...], weights: Mapping[str, float], clips: Mapping[Rows, int]
+) -> tuple[Term, ...]:
+    """Those whose weight is above 0, and the reconstruction, as far as any clip concerns them."""
+    return tuple(
+        term
         for term in terms
-        if here[term.rows] and (weights[term.name] > 0 or term.name == "reconstruction")
+        if clips[term.rows] and (weights[term.name] > 0 or term.name == "reconstruction")
+    )
+
+
+def evaluate_terms(
+    terms: tuple[Term, ...], weights: Mapping[str, float], batch: StepTensors, generated: Tensor
+) -> dict[str, Loss]:
+    """The terms in use, of a batch or a part of one, by name."""
+    return {
+        term.name: Loss(weights[term.name], term.compute(batch, generated))
+        for term in terms_in_use(terms, weights, clips_by_kind(batch.foreign))
     }
 
 
 def total_loss(losses: Mapping[str, Loss]) -> Tensor:
     """What is minimised: the weighted sum."""
-    parts = [loss.weight * loss.share * loss.value.float() for loss in losses.values()]
-    return torch.stack(parts).sum()
-
-
-def clips_by_kind(foreign: Tensor) -> dict[Rows, int]:
-    """How many clips each kind of `Rows` has, from the flags (B,) of those with foreign words."""
-    count = int(foreign.sum())
-    return {"own": len(foreign) - count, "foreign": count, "all": len(foreign)}
+    return torch.stack([loss.weight * loss.value.float() for loss in losses.values()]).sum()
 
 
 def _own(batch: StepTensors, generated: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,33 +128,33 @@ def _reconstruction(losses: GeneratorLosses, size: int) -> Compute:
     importance[..., size // 2 :, :] = 1.0
     importance = importance + losses.mouth_gain * mouth_mask(size)
 
-    def compute(batch: StepTensors, generated: Tensor, random: torch.Generator) -> Tensor:
+    def compute(batch: StepTensors, generated: Tensor) -> Tensor:
         made, real = _own(batch, generated)
         weight = importance.to(made.device)
-        return ((made - real).abs() * weight).mean() / weight.mean()
+        return batch.share("own") * ((made - real).abs() * weight).mean() / weight.mean()
 
     return compute
 
 
-def _edge_difference(batch: StepTensors, generated: Tensor, random: torch.Generator) -> Tensor:
+def _edge_difference(batch: StepTensors, generated: Tensor) -> Tensor:
     made, real = _own(batch, generated)
     differences = [
         (a - b).abs().mean() for a, b in zip(edges(lower_half(made)), edges(lower_half(real)), strict=True)
     ]
-    return torch.stack(differences).mean()
+    return batch.share("own") * torch.stack(differences).mean()
 
 
 def _lip_features(expert: Expert | None) -> Compute:
     if not isinstance(expert, DenseLipSyncExpert) or expert.fusion != "late":
         raise RecipeError("losses.features needs an expert of the dense form with late fusion.")
 
-    def compute(batch: StepTensors, generated: Tensor, random: torch.Generator) -> Tensor:
+    def compute(batch: StepTensors, generated: Tensor) -> Tensor:
         made, real = (lower_half(faces_for_expert(faces)).flatten(0, 1) for faces in _own(batch, generated))
         with torch.no_grad():
             wanted = expert.lip_features(real)
         got = expert.lip_features(made)
         differences = [F.l1_loss(a.float(), b.float()) for a, b in zip(got, wanted, strict=True)]
-        return torch.stack(differences).mean()
+        return batch.share("own") * torch.stack(differences).mean()
 
     return compute
 
@@ -178,58 +163,59 @@ def _stillness(size: int) -> Compute:
     """L1 outside of what speech moves, where the words are foreign and the mouth's answer is not known."""
     outside = 1 - moving_mask(size)
 
-    def compute(batch: StepTensors, generated: Tensor, random: torch.Generator) -> Tensor:
+    def compute(batch: StepTensors, generated: Tensor) -> Tensor:
         weight = outside.to(generated.device)
         difference = (generated[batch.foreign] - batch.targets[batch.foreign]).abs() * weight
-        return difference.mean() / weight.mean()
+        return batch.share("foreign") * difference.mean() / weight.mean()
 
     return compute
 
 
 def _sync(expert: Expert, term: SyncTerm) -> Compute:
-    def compute(batch: StepTensors, generated: Tensor, random: torch.Generator) -> Tensor:
+    def compute(batch: StepTensors, generated: Tensor) -> Tensor:
         seen = faces_for_expert(within_reach(generated, term.reach))
-        halves = roughened_halves(seen, term, random)
-        return sync_loss(expert, term, halves, batch.sync_windows)
+        halves = roughened_halves(seen, term, batch.random("roughening"))
+        return batch.share("all") * sync_loss(expert, term, halves, batch.sync_windows)
 
     return compute
 
 
 def _adversarial(critic: Critic) -> Compute:
-    def compute(batch: StepTensors, generated: Tensor, random: torch.Generator) -> Tensor:
+    def compute(batch: StepTensors, generated: Tensor) -> Tensor:
         return critic.term(batch, generated)
 
     return compute
 
 
-def roughened_halves(faces: Tensor, term: SyncTerm, generator: torch.Generator) -> Tensor:
-    """Lower halves of (B, T, 3, S, S), shifted, blurred and noised alike over a stretch.
+def roughened_halves(faces: Tensor, term: SyncTerm, random: list[torch.Generator]) -> Tensor:
+    """Lower halves of (B, T, 3, S, S), each stretch shifted, blurred and noised by its own source of randomness.
 
     An expert that sees every picture a little differently each time cannot be bribed with specks.
     """
-    batch, _, _, size, _ = faces.shape
-    reach = term.jitter_pixels
-    shifts = torch.randint(-reach, reach + 1, (batch, 2), generator=generator).tolist()
+    frames, reach = faces.shape[1], term.jitter_pixels
     padded = F.pad(faces.flatten(1, 2), (reach, reach, 0, reach), mode="replicate")
-    rows = []
-    for stretch, (down, right) in zip(padded, shifts, strict=True):
-        top = size // 2 + down
-        rows.append(stretch[:, top : top + size // 2, reach + right : reach + right + size])
-    halves = torch.stack(rows).unflatten(1, (faces.shape[1], 3))
-    if term.blur > 0 and float(torch.rand((), generator=generator)) < term.blur:
-        sigma = 0.4 + 0.8 * float(torch.rand((), generator=generator))
-        x = torch.arange(-3.0, 4.0, device=faces.device)
+    rows = [_roughened_half(row, term, source) for row, source in zip(padded, random, strict=True)]
+    return torch.stack(rows).unflatten(1, (frames, 3))
+
+
+def _roughened_half(padded: Tensor, term: SyncTerm, random: torch.Generator) -> Tensor:
+    """(n, S + reach, S + 2·reach) → (n, S/2, S)."""
+    reach = term.jitter_pixels
+    size = padded.shape[-1] - 2 * reach
+    down, right = torch.randint(-reach, reach + 1, (2,), generator=random).tolist()
+    top, left = size // 2 + down, reach + right
+    half = padded[:, top : top + size // 2, left : left + size]
+    if term.blur > 0 and float(torch.rand((), generator=random)) < term.blur:
+        sigma = 0.4 + 0.8 * float(torch.rand((), generator=random))
+        x = torch.arange(-3.0, 4.0, device=padded.device)
         kernel = torch.exp(-(x**2) / (2 * sigma**2))
         kernel = (kernel / kernel.sum()).view(1, 1, 1, -1)
-        flat = halves.flatten(0, 2).unsqueeze(1)
-        flat = F.conv2d(F.pad(flat, (3, 3, 0, 0), mode="replicate"), kernel)
-        flat = F.conv2d(F.pad(flat, (0, 0, 3, 3), mode="replicate"), kernel.transpose(2, 3))
-        halves = flat.squeeze(1).view_as(halves)
+        half = F.conv2d(F.pad(half.unsqueeze(1), (3, 3, 0, 0), mode="replicate"), kernel)
+        half = F.conv2d(F.pad(half, (0, 0, 3, 3), mode="replicate"), kernel.transpose(2, 3)).squeeze(1)
     if term.noise > 0:
-        strength = term.noise * torch.rand((batch, 1, 1, 1, 1), generator=generator)
-        noise = torch.randn(halves.shape, generator=generator)
-        halves = halves + (strength * noise).to(halves.device)
-    return halves
+        strength = term.noise * float(torch.rand((), generator=random))
+        half = half + strength * torch.randn(half.shape, generator=random).to(half.device)
+    return half
 
 
 def sync_loss(expert: Expert, term: SyncTerm, halves: Tensor, windows: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from lipsmith.geometry import Image
 from lipsmith.reference import clip_references, placed_references
 from lipsmith.timebase import MEL_RATE_HZ
 from lipsmith.training.batch import generate_faces
+from lipsmith.training.descent import autocast
 from lipsmith.training.expert import Expert
 from lipsmith.training.losses import expert_sync_loss
 from lipsmith.training.recipe import GeneratorRecipe
@@ -68,7 +69,7 @@ def validate_generator(
 
     def generate(faces: Tensor, references: Tensor, windows: NDArray[np.float32]) -> Tensor:
         heard = torch.from_numpy(windows).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+        with autocast(recipe.precision, device):
             return generate_faces(generator, faces[None], references[None], heard[None])[0]
 
     sums, scores, strips = _Sums(), [], []

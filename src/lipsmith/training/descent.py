@@ -1,0 +1,80 @@
+"""How a training takes its steps: precision, parts of a batch, several processes."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lipsmith.errors import RecipeError
+from lipsmith.training.memory import in_parts
+from lipsmith.training.recipe import Precision
+from lipsmith.training.run import Run
+
+T = TypeVar("T")
+
+_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """What a forward pass runs in."""
+    return torch.autocast(device.type, _TYPES[precision], enabled=precision != "fp32")
+
+
+class Descent:
+    """Computes gradients and steps.
+
+    Args:
+        precision: Of the forward passes. Weights, gradients and losses are fp32 in any case.
+        device: Where they run.
+
+    Attributes:
+        scaler: Keeps the gradients of fp16 from vanishing; does nothing in another precision.
+
+    Raises:
+        RecipeError: fp16 without a GPU.
+    """
+
+    def __init__(self, precision: Precision, device: torch.device) -> None:
+        if precision == "fp16" and device.type != "cuda":
+            raise RecipeError("precision: fp16 needs a GPU; on a CPU use bf16 or fp32.")
+        self.precision: Precision = precision
+        self.device = device
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+    def gradients(
+        self, run: Run, optimiser: Optimizer, rows: int, compute: Callable[[slice], tuple[Tensor, T]]
+    ) -> list[T]:
+        """Give an optimiser's parameters the gradients of one batch of all processes.
+
+        Args:
+            run: Says in how many parts the batch is worked off.
+            optimiser: Its parameters lose the gradients that they had.
+            rows: Clips of the whole batch, over all processes.
+            compute: Is asked for one part of this process's rows after another. What it gives first is what the part
+                adds to the loss of the whole batch; the rest is collected.
+        """
+
+        def descend(parts: list[slice]) -> list[T]:
+            optimiser.zero_grad(set_to_none=True)
+            found = []
+            for part in parts:
+                with autocast(self.precision, self.device):
+                    loss, other = compute(part)
+                self.scaler.scale(loss).backward()
+                found.append(other)
+            return found
+
+        found = in_parts(run, rows, descend)
+        run.processes.add_gradients(optimiser)
+        self.scaler.unscale_(optimiser)
+        return found
+
+    def take(self, optimiser: Optimizer) -> None:
+        """The optimiser's step; none where fp16 has overflowed."""
+        self.scaler.step(optimiser)
+
+    def end_step(self) -> None:
+        """To be called after the last optimiser's step."""
+        self.scaler.update()
