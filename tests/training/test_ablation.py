@@ -53,6 +53,7 @@ def test_one_command_trains_measures_and_goes_on(
     assert {path.name for path in runs.iterdir() if path.is_dir()} == {
         "judge",
         "expert_3",
+        "reconstruction",
         "wav2lip_3_fine_tuned",
         "wav2lip_3_frozen",
         "lipgan",

@@ -2,11 +2,12 @@
 
     python -m lipsmith.training.ablation RECIPES --output RUNS [--data PREPARED] [--seeds 0 1 2]
 
-Experts with windows of T_v = 1, 3 and 5 frames are trained; with each of them a generator, once with the expert frozen
-and once with the expert learning on from generated faces; then LipGAN and Speech2Vid, which have no expert. Each expert
-is measured as it is after all that, on people it never saw; each generator by a judge that was in no training of the
-others. The recipes are `expert.yaml`, `judge.yaml`, `wav2lip.yaml`, `lipgan.yaml` and `speech2vid.yaml` of one folder.
-Without prepared clips the people are drawn. What was done is not done again: a run that was interrupted goes on.
+Experts with windows of T_v = 1, 3 and 5 frames are trained, and a generator with L1 alone. With each of the experts
+that generator learns on, once with the expert frozen and once with the expert learning on from generated faces; then
+LipGAN and Speech2Vid, which have no expert. Each expert is measured as it is after all that, on people it never saw;
+each generator by a judge that was in no training of the others. The recipes are `expert.yaml`, `judge.yaml`,
+`reconstruction.yaml`, `wav2lip.yaml`, `lipgan.yaml` and `speech2vid.yaml` of one folder. Without prepared clips the
+people are drawn. What was done is not done again: a run that was interrupted goes on.
 """
 
 import argparse
@@ -82,7 +83,7 @@ class Ablation:
     """All runs of one seed, under one folder.
 
     Args:
-        recipes: Folder of the five recipes.
+        recipes: Folder of the six recipes.
         data: Prepared clips.
         output: Folder of the runs.
         seed: Of every run; the judge has another.
@@ -105,6 +106,7 @@ class Ablation:
         """Train what is missing, and measure."""
         self.judge = load_expert(self._train("judge", "judge", seed=self.seed + _JUDGE_SEED))
         rows = []
+        initial = self._train("reconstruction", "reconstruction")
         for frames in WINDOWS:
             expert = self._train(f"expert_{frames}", "expert", changes={"model.frames": frames})
             for fine_tuned in (True, False):
@@ -112,7 +114,7 @@ class Ablation:
                 if fine_tuned:
                     changes["fine_tune_expert"] = {"learning_rate": _FINE_TUNING_RATE}
                 name = f"wav2lip_{frames}_{'fine_tuned' if fine_tuned else 'frozen'}"
-                run = self._train(name, "wav2lip", expert=expert, changes=changes)
+                run = self._train(name, "wav2lip", expert=expert, initial=initial, changes=changes)
                 after = load_expert(run / "expert.safetensors" if fine_tuned else expert)
                 rows.append(self._measure(name, run, frames, fine_tuned, after))
         for name in BASELINES:
@@ -126,6 +128,7 @@ class Ablation:
         *,
         seed: int | None = None,
         expert: Path | None = None,
+        initial: Path | None = None,
         changes: dict[str, Any] | None = None,
     ) -> Path:
         folder = self.output / name
@@ -135,6 +138,7 @@ class Ablation:
             self.data,
             folder,
             expert=expert,
+            initial=initial / "last.safetensors" if initial else None,
             resume=True,
             overrides={"seed": self.seed if seed is None else seed, **self.overrides, **(changes or {})},
         )
