@@ -114,3 +114,39 @@ def test_without_weights_the_ways_out_are_told(run: Command, media: Path) -> Non
 def test_two_answers_at_once_are_refused(run: Command, media: Path, expert: str) -> None:
     done = run("evaluate", "score", media / "face.mp4", "--judge", expert, "--json", "--csv")
     assert done.code == ExitCode.USAGE and "choose one" in done.err
+
+
+def test_quality_beside_a_reference(run: Command, videos: Path, media: Path) -> None:
+    done = run(
+        "evaluate", "quality", videos / "face.mp4", videos / "wall.mp4", "--reference", media, "--json"
+    )
+    assert done.code == ExitCode.INCOMPLETE
+    face, wall = json.loads(done.out)["files"]
+    assert (face["psnr_lower"], face["unchanged_difference"], face["mouth_distance"]) == (100.0, 0.0, 0.0)
+    assert face["is_unchanged_outside"] and face["failure"] is None
+    assert (wall["failure_kind"], wall["psnr_lower"]) == ("no face", None)
+
+
+def test_fid_by_a_network_of_one_s_own(run: Command, videos: Path, media: Path, tmp_path: Path) -> None:
+    class Colours(torch.nn.Module):
+        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+            return pictures.mean(dim=(2, 3))
+
+    network = tmp_path / "colours.pt"
+    torch.jit.script(Colours()).save(str(network))
+    done = run(
+        "evaluate",
+        "quality",
+        videos / "face.mp4",
+        "-r",
+        media / "face.mp4",
+        "--features",
+        network,
+        "--device",
+        "cpu",
+    )
+    assert done.code == ExitCode.OK
+    assert done.out.splitlines()[-1] == "FID 0.000"
+    assert "compares only with numbers of the same network" in done.err
+    refused = run("evaluate", "quality", videos / "face.mp4", "-r", media / "face.mp4", "--fid")
+    assert refused.code == ExitCode.WEIGHTS and "--download" in refused.err

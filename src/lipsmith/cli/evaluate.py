@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 evaluate = typer.Typer(
     name="evaluate",
-    help="Score videos: lip-sync (LSE-D, LSE-C, AV offset).",
+    help="Score videos: lip-sync (LSE-D, LSE-C, AV offset), and the quality of the pictures.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -146,13 +146,123 @@ def score(
         raise typer.Exit(ExitCode.INCOMPLETE)
 
 
+@evaluate.command()
+@told_in_one_sentence
+def quality(
+    videos: Annotated[
+        list[Path],
+        typer.Argument(metavar="VIDEO|FOLDER…", help="Videos, or folders of them.", show_default=False),
+    ],
+    reference: Annotated[
+        Path,
+        typer.Option(
+            "--reference",
+            "-r",
+            help="A folder of videos of the same names, or one video: the ones they were made of, or should equal.",
+            show_default=False,
+        ),
+    ],
+    fid: Annotated[bool, typer.Option("--fid", help="Also the FID of the face crops of both sets.")] = False,
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            "--features",
+            metavar="FILE",
+            help="TorchScript network of the FID, instead of the standard Inception; it is run, so trust it.",
+        ),
+    ] = None,
+    identity: Annotated[
+        Path | None,
+        typer.Option(
+            "--identity", metavar="FILE", help="TorchScript network that embeds faces of 112 × 112."
+        ),
+    ] = None,
+    perceptual: Annotated[
+        Path | None, typer.Option("--lpips", metavar="FILE", help="TorchScript network of two pictures.")
+    ] = None,
+    download: Download = False,
+    device: Device = "auto",
+    as_json: JsonAnswer = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Answer in CSV.")] = False,
+) -> None:
+    """PSNR, SSIM, mouth corners and flicker of videos beside their references; FID of both sets."""
+    from lipsmith.evaluation.fid import frechet_distance, open_features
+    from lipsmith.evaluation.file_score import find_videos
+    from lipsmith.evaluation.image_quality import (
+        IdentityNetwork,
+        PairNetwork,
+        QualityTools,
+        compare_files,
+        fit_videos,
+        match_references,
+    )
+    from lipsmith.faces.detect import resolve_detector
+
+    if as_json and as_csv:
+        raise UsageError("--json and --csv are two answers: choose one.")
+    pairs = match_references(find_videos(videos), reference)
+    on = "cpu" if device == "auto" else device
+    tools = QualityTools(
+        resolve_detector("mtcnn"),
+        identity=None if identity is None else IdentityNetwork(identity, on),
+        perceptual=None if perceptual is None else PairNetwork(perceptual, on),
+    )
+    extractor = open_features(features, download=download, device=device) if fid or features else None
+    rows, distance = [], None
+    with ProgressBars() as bars:
+        for done, (path, real) in enumerate(pairs, 1):
+            rows.append(compare_files(path, real, tools).to_dict())
+            bars.show("videos", done, len(pairs))
+        compared = [(pair, row) for pair, row in zip(pairs, rows, strict=True) if row["failure"] is None]
+        if extractor is not None and compared:
+            made = fit_videos([path for (path, _), _ in compared], extractor, tools.detector)
+            references = list(dict.fromkeys(real for (_, real), _ in compared if real is not None))
+            distance = {
+                "fid": frechet_distance(made, fit_videos(references, extractor, tools.detector)),
+                "network": extractor.name,
+                "sha256": extractor.digest,
+                "is_standard": extractor.is_standard,
+                "crop": "tracked face crop, resampled to 299 × 299, every fifth frame at 25 a second",
+                "num_faces": made.count,
+            }
+    columns = list(rows[0])
+    if as_json:
+        write_json({"files": rows, "fid": distance})
+    elif as_csv:
+        write_answer(_csv(columns, rows).rstrip("\n"))
+    else:
+        width = max(len(row["path"]) for row in rows)
+        shown = [name for name in columns if any(isinstance(row[name], float) for row in rows)]
+        write_answer("  ".join([f"{'file':{width}}", *shown]))
+        for row in rows:
+            cells = [
+                f"{row[name]:{len(name)}.3f}" if row[name] is not None else " " * len(name) for name in shown
+            ]
+            words = [f"{row['failure_kind']}: {row['failure']}"] if row["failure"] else cells
+            write_answer("  ".join([f"{row['path']:{width}}", *words]))
+        if distance is not None:
+            write_answer(f"FID {distance['fid']:.3f}")
+    if distance is not None and not distance["is_standard"]:
+        say(
+            f"FID by the features of {distance['network']}: it compares only with numbers of the same network."
+        )
+    changed = sum(row["is_unchanged_outside"] is False for row in rows)
+    if changed:
+        say(f"Changed outside of the face by more than coding explains: {changed} of {len(compared)} videos.")
+    if len(compared) < len(rows):
+        raise typer.Exit(ExitCode.INCOMPLETE)
+
+
 def csv_text(scores: "Sequence[FileScore]") -> str:
     """One line for each file, with a header; empty where there is no number."""
+    return _csv(_COLUMNS, [{**score.to_dict(), "num_tracks": len(score.tracks)} for score in scores])
+
+
+def _csv(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
     text = io.StringIO()
-    table = csv.DictWriter(text, _COLUMNS, extrasaction="ignore", lineterminator="\n")
+    table = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     table.writeheader()
-    for score in scores:
-        table.writerow({**score.to_dict(), "num_tracks": len(score.tracks)})
+    table.writerows(rows)
     return text.getvalue()
 
 
