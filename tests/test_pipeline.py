@@ -102,6 +102,16 @@ def make_frame(index, rate=RATE, *, has_face=True):
     return TimedPicture(index, index / rate, ArrayPicture(image))
 
 
+def make_shot(num_frames, *, without_face=()):
+    """Frames that no cut divides: they differ in one corner."""
+    frames = []
+    for index in range(num_frames):
+        image = make_frame(0, has_face=index not in without_face).picture.image
+        image[72:, :8] = index
+        frames.append(TimedPicture(index, index / RATE, ArrayPicture(image)))
+    return frames
+
+
 class Studio:
     """A pipeline whose files are arrays: what is read and written is in the attributes."""
 
@@ -110,8 +120,10 @@ class Studio:
         self.frames = [make_frame(index) for index in range(30)]
         self.rate = RATE
         self.is_image = False
+        self.variable_rate = None
         self.samples = np.random.default_rng(1).normal(0, 0.1, 16000).astype(np.float32)  # as loud as speech
         self.runtime = Runtime()
+        self.detector = Detector()
         self.card = CARD
         self.writers = []
         self.num_readings = 0
@@ -133,7 +145,7 @@ class Studio:
             rotation=0,
             codec="h264",
             pixel_format="yuv420p",
-            variable_rate=None,
+            variable_rate=self.variable_rate,
         )
         return MediaInfo(Path(path), "mp4", None, picture, object(), self.is_image)
 
@@ -149,7 +161,7 @@ class Studio:
         return self.writers[-1]
 
     def sync(self, *, on_progress=None, output="out.mp4", **options):
-        self.syncer = LipSyncer(self.card, self.runtime, Detector())
+        self.syncer = LipSyncer(self.card, self.runtime, self.detector)
         return self.syncer.sync(
             self.folder / "video.mp4",
             self.folder / "speech.wav",
@@ -163,10 +175,12 @@ class Studio:
         return self.writers[-1]
 
 
-@pytest.fixture
-def studio(tmp_path, monkeypatch):
+@pytest.fixture(params=["two passes", "one pass"])
+def studio(request, tmp_path, monkeypatch):
     threads_before = set(threading.enumerate())
-    yield Studio(tmp_path, monkeypatch)
+    made = Studio(tmp_path, monkeypatch)
+    made.variable_rate = False if request.param == "one pass" else None
+    yield made
     assert set(threading.enumerate()) <= threads_before, "a stage's thread is still alive"
 
 
@@ -288,7 +302,7 @@ def test_no_face_at_all_writes_nothing(studio):
     studio.frames = [make_frame(index, has_face=False) for index in range(30)]
     with pytest.raises(errors.NoFaceError, match=r"any of 30 frames.*video\.mp4"):
         studio.sync()
-    assert not studio.writers
+    assert not any(writer.is_complete for writer in studio.writers)
 
 
 def test_a_second_face_that_is_not_there_is_named(studio):
@@ -383,7 +397,9 @@ def test_the_number_of_frames_in_memory_does_not_grow_with_length(studio, monkey
         return most
 
     monkeypatch.setattr(pipeline, "_KEPT_BYTES", 10 * WIDTH * HEIGHT * 3)
-    bound = 4 * 5 + 2 + 2 + 6 + (10 if length == "bounce" else 1)
+    bound = 4 * 5 + 2 + 2 + 6 + 2 + (10 if length == "bounce" else 1)
+    if studio.variable_rate is False:
+        bound += 31 + 2 * 5 + 19  # the smoothing's reach, two looks and a search
     assert most_alive(40, 2) <= bound
     assert most_alive(80, 12) <= bound
 
@@ -421,7 +437,9 @@ def test_an_exception_in_any_stage_ends_the_run(studio, monkeypatch, stage, erro
         def read_frames(path):
             studio.num_readings += 1
             for frame in studio.frames:
-                if studio.num_readings == (1 if stage == "first pass" else 2):
+                if studio.variable_rate is False or studio.num_readings == (
+                    1 if stage == "first pass" else 2
+                ):
                     fail()
                 yield frame
 
@@ -443,6 +461,7 @@ def test_an_exception_in_any_stage_ends_the_run(studio, monkeypatch, stage, erro
     assert not any(writer.is_complete for writer in studio.writers)
 
 
+@pytest.mark.parametrize("studio", ["two passes"], indirect=True)
 def test_a_video_that_got_shorter_between_the_passes_is_no_success(studio, monkeypatch):
     def read_frames(path):
         studio.num_readings += 1
@@ -517,13 +536,14 @@ def test_options_out_of_range_are_refused(options):
         SyncOptions(**options)
 
 
-def test_progress_counts_both_passes_to_their_end(studio, monkeypatch):
+def test_progress_counts_each_pass_to_its_end(studio, monkeypatch):
     monkeypatch.setattr(pipeline, "_PROGRESS_SECONDS", 0)
     seen: list[Progress] = []
     studio.sync(on_progress=seen.append)
     tracked = [progress.done for progress in seen if progress.stage == "track"]
     rendered = [progress.done for progress in seen if progress.stage == "render"]
-    assert tracked == rendered == list(range(31))
+    assert tracked == (list(range(31)) if studio.variable_rate is None else [])
+    assert rendered == list(range(31))
     assert {progress.total for progress in seen} == {30}
     assert seen[0].seconds_left is None
     assert seen[-1].seconds_left == 0
@@ -642,3 +662,49 @@ def test_a_real_interrupt_while_the_caller_waits_for_a_stage_ends_the_run(studio
     with pytest.raises(KeyboardInterrupt):
         studio.sync(batch_size=2)
     assert not studio.written.is_complete
+
+
+def both_ways(studio, **options):
+    """The number of readings in one pass, whose result is that of two passes."""
+    reports, readings = [], []
+    for variable_rate in (False, None):
+        studio.variable_rate, studio.num_readings = variable_rate, 0
+        reports.append(studio.sync(**options))
+        readings.append(studio.num_readings)
+    one, two = [writer for writer in studio.writers if writer.is_complete]
+    np.testing.assert_array_equal(one.frames, two.frames)
+    assert one.times == two.times
+    assert reports[0].without_face == reports[1].without_face
+    assert reports[0].num_synced == reports[1].num_synced
+    return readings[0]
+
+
+@pytest.mark.parametrize("studio", ["one pass"], indirect=True)
+@pytest.mark.parametrize(
+    ("seconds", "length", "num_readings"),
+    [(2.5, "auto", 1), (3.1, "auto", 1), (4.5, "loop", 2), (4.5, "bounce", 2), (2.5, "cut", 2)],
+)
+def test_one_pass_gives_what_two_passes_give(studio, seconds, length, num_readings):
+    studio.frames = make_shot(90, without_face=[*range(12, 30), *range(80, 90)])
+    studio.samples = np.resize(studio.samples, int(seconds * 16000))
+    studio.runtime = Runtime(grey=True)
+    assert both_ways(studio, length=length) == num_readings
+
+
+@pytest.mark.parametrize("studio", ["one pass"], indirect=True)
+def test_a_larger_face_that_comes_late_takes_two_more_passes(studio):
+    class Growing(Detector):
+        """From frame 140 on, a larger face stands beside the one that was there."""
+
+        def detect(self, image):
+            larger = [Detection(Box(46, 0, 96, 80), 1.0)] if not image[0, 1].any() else []
+            return [Detection(Box(4, 20, 30, 60), 1.0), *larger]
+
+    studio.detector = Growing()
+    studio.frames = make_shot(200)
+    for frame in studio.frames[140:]:
+        frame.picture.image[0, 1] = 0
+    studio.samples = np.tile(studio.samples, 7)[: 200 * 16000 * 1001 // 30000]
+    studio.runtime = Runtime(grey=True)
+    assert both_ways(studio) == 3
+    assert len(studio.writers) == 3

@@ -1,8 +1,9 @@
 """The method on one screen: media → faces → audio → runtime → compose → media.
 
-Two passes over the video. The first follows the faces and keeps one box a frame; the second makes the pixels.
-In both, frames stream through bounded queues: however long the video, only a few are in memory. The stages of
-the second pass (decode, generate, compose, encode) run beside one another in threads.
+The stages (decode, track, generate, compose, encode) run beside one another in threads, and frames stream through them
+in bounded queues: however long the video, only a few are in memory. In short videos the faces are followed some seconds
+ahead of the pixels. Otherwise there are two passes: the first follows the faces and keeps one box a frame, the second
+makes the pixels.
 """
 
 import math
@@ -10,8 +11,9 @@ import os
 import time
 from array import array
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from itertools import islice
@@ -55,9 +57,13 @@ if TYPE_CHECKING:
     from lipsmith.weights.card import WeightCard
 
 FloatArray = NDArray[np.float32]
+Floats = NDArray[np.float64]
 
 # Frames kept for playing backwards (the length policy `bounce`).
 _KEPT_BYTES = 128 * 2**20
+# Frames kept while the faces run ahead, and the longest video that is worth a try: a failed one has to begin again.
+_AHEAD_BYTES = 224 * 2**20
+_ONE_PASS_SECONDS = 300
 # Frames that go through a stage together. About six times as many are in memory at once.
 _BATCH_BYTES = 24 * 2**20
 _LARGEST_BATCH = 8
@@ -325,63 +331,25 @@ class LipSyncer:
         `load`."""
         options = options or SyncOptions()
         video, audio, output = Path(video), Path(audio), Path(output)
-        start, clock, progress = time.perf_counter(), _Clock(), _Reporter(on_progress)
+        start, progress = time.perf_counter(), _Reporter(on_progress)
         info = _check(video, audio, output, options)
-        identity = _identity(options)
-
+        assert info.video is not None  # _check saw to that
+        clock = _Clock()
         with clock.working("listen"):
             sound = _listen(audio, options.close_in_silence)
-        survey = self._survey(info, sound.duration, options.face, clock, progress)
-        plan = _plan(survey, sound.duration, options.length)
-        without_face = _ranges_without_face(plan, survey)
-        num_synced = plan.num_frames - sum(part.last + 1 - part.first for part in without_face)
-        notes: list[str] = []
-        metadata, finalize = {}, None
-        if identity is not None:
-            record = self._record(video, audio, num_synced, plan.num_frames - num_synced)
-            metadata = _container_metadata(record)
-            finalize = _signer(record, identity, video, audio, output, notes, clock)
-
-        heard = sound.heard(read_sample_blocks(audio))
-        rendered = self._render(
-            self._planned_frames(video, survey, plan, clock),
-            WindowStream(heard),
-            self._lead(options),
-            options.batch_size or max(1, min(_LARGEST_BATCH, _BATCH_BYTES // survey.frame_bytes)),
-            clock,
-            _label(options.visible_mark, survey.picture),
+        job = _Job(
+            video, audio, output, options, info, info.video, sound, _identity(options), clock, progress
         )
-        progress.begin("render", plan.num_frames)
-        with (
-            closing(heard),
-            closing(rendered),
-            VideoWriter(
-                output,
-                width=survey.picture.width,
-                height=survey.picture.height,
-                rate=survey.picture.rate,
-                audio=audio,
-                duration=plan.duration,
-                options=options.encoder,
-                metadata=metadata,
-                finalize=finalize,
-                colour=survey.picture.colour,
-                pixel_aspect=survey.picture.pixel_aspect,
-                variable_rate=plan.has_variable_rate,
-            ) as writer,
-        ):
-            num_written = 0
-            for work in rendered:
-                with clock.working("encode"):
-                    writer.write(work.picture, work.time)
-                num_written += 1
-                progress.show(num_written)
-            if num_written < plan.num_frames:
-                raise InputError(
-                    f"{video} gave only {num_written} of {plan.num_frames} frames when read again: "
-                    "did it change meanwhile?"
-                )
-
+        done: _Done | None = None
+        if _suits_one_pass(job):
+            with suppress(_UndecidedError):
+                done = self._in_one_pass(job)
+        if done is None:
+            job.notes.clear()
+            done = self._in_two_passes(job)
+        survey, plan = done.survey, done.plan
+        without_face = _ranges_without_face(plan, survey)
+        num_synced = _num_synced(plan, without_face)
         return SyncReport(
             output=output,
             num_frames=plan.num_frames,
@@ -397,61 +365,154 @@ class LipSyncer:
             runtime=f"{self.runtime.name} ({self.runtime.device})",
             seconds=clock.seconds,
             total_seconds=time.perf_counter() - start,
-            warnings=[*self._warnings(without_face, plan.num_frames, num_synced, survey, sound), *notes],
+            warnings=[*self._warnings(without_face, plan.num_frames, num_synced, survey, sound), *job.notes],
         )
 
-    def _survey(
-        self, info: MediaInfo, duration: Fraction, face: int | None, clock: "_Clock", progress: "_Reporter"
-    ) -> "_Survey":
-        """First pass: frame times and face boxes, up to the end of the sound."""
-        picture = info.video
-        assert picture is not None  # _check saw to that
-        tracker = FaceTracker(self.detector, rate=picture.rate)
-        times = FrameTimes()
-        frame_bytes = 1
-        known = picture.num_frames
-        most = int(duration * picture.rate) + 1
-        progress.begin("track", None if known is None else min(known, most))
-        frames: Iterator[TimedPicture]
-        with Prefetch(clock.timed("decode", read_pictures(info.path)), 4, "decode") as frames:
-            for frame in frames:
-                if frame.time >= duration:
-                    break
-                times.append(frame.time)
-                frame_bytes = frame.picture.nbytes
-                with clock.working("track"):
-                    tracker.add(frame.picture, frame.index)
-                progress.show(len(times))
-        if not times:
-            raise InputError(f"The video stream of {info.path} has no frames; give a video with a picture.")
-        with clock.working("track"):
-            tracks = tracker.finish()
-            boxes = primary_box_rows(tracks, len(times), face)
-            heights = []
-            for index in np.flatnonzero(~np.isnan(boxes[:, 0])).tolist():
-                box = Box(*boxes[index].tolist())
-                if self._is_visible(box, picture):
-                    heights.append(self.crop_rule.crop(box).height)
-                else:
-                    boxes[index] = np.nan
-        if not heights:
-            raise NoFaceError(_no_face_message(info, len(times), times[-1], face, bool(tracks)))
-        height = round(float(np.median(heights)))
-        return _Survey(picture, times, boxes, tracker.shot_starts, frame_bytes, height)
+    def _in_two_passes(self, job: "_Job") -> "_Done":
+        """First the faces of the whole video, then its pixels: right for every video, and each is decoded twice."""
+        scout = _Scout(job.picture, self.detector, self.crop_rule, job.options.face)
+        num_frames = job.picture.num_frames
+        most = int(job.sound.duration * job.picture.rate) + 1
+        job.progress.begin("track", None if num_frames is None else min(num_frames, most))
+        with closing(self._scouted(job, scout)) as frames:
+            for _ in frames:
+                job.progress.show(len(scout.times))
+        with job.clock.working("track"):
+            survey = scout.finish(job.info)
+        plan = _plan(survey, job.sound.duration, job.options.length)
+        done = _Done(survey, plan)
+        works = self._planned_frames(job, survey, plan)
+        self._write(job, works, plan.num_frames, plan.duration, plan.has_variable_rate, lambda: done)
+        return done
 
-    def _is_visible(self, box: Box, picture: VideoStream) -> bool:
-        (rows, columns), _ = self.crop_rule.crop(box).visible(picture.height, picture.width)
-        return rows.start < rows.stop and columns.start < columns.stop
+    def _in_one_pass(self, job: "_Job") -> "_Done":
+        """The faces run ahead of the pixels by a few seconds of frames, which are kept: each is decoded once.
+
+        Raises:
+            _UndecidedError: whose face it is shows only later than that; nothing is written.
+        """
+        scout = _Scout(job.picture, self.detector, self.crop_rule, job.options.face)
+        done: list[_Done] = []
+        most = int(job.sound.duration * job.picture.rate) + 1
+        total = most if job.picture.num_frames is None else min(job.picture.num_frames, most)
+        works = self._frames_behind(job, scout, done.append)
+        self._write(job, works, total, job.sound.duration, False, lambda: done[0])
+        return done[0]
+
+    def _frames_behind(
+        self, job: "_Job", scout: "_Scout", on_done: Callable[["_Done"], None]
+    ) -> Generator["_Work", None, None]:
+        """The frames of the output before anything is changed, as soon as their faces are settled."""
+        end = job.sound.duration - 1 / job.picture.rate / 2  # as `picture_steps` has it
+        held: deque[TimedPicture] = deque()
+        last: TimedPicture | None = None
+        num_shown = 0
+
+        def settled(rows: Floats) -> Iterator[_Work]:
+            nonlocal last, num_shown
+            for row in rows:
+                last = held.popleft()
+                if last.time < end or last.index == 0:
+                    num_shown += 1
+                    yield _Work(last.picture, last.time, _box(row), scout.shot(last.index))
+
+        with closing(self._scouted(job, scout)) as frames:
+            for frame in frames:
+                held.append(frame)
+                with job.clock.working("track"):
+                    rows = scout.settled()
+                yield from settled(rows)
+                if len(held) > 1 and len(held) * frame.picture.nbytes > _AHEAD_BYTES:
+                    raise _UndecidedError
+        with job.clock.working("track"):
+            survey = scout.finish(job.info)
+        yield from settled(survey.boxes[len(scout.times) - len(held) :])
+        plan = _plan(survey, job.sound.duration, job.options.length)
+        on_done(_Done(survey, plan))
+        kept = [] if last is None else [last]
+        yield from self._planned_frames(job, survey, plan, num_shown, kept)
+
+    def _scouted(self, job: "_Job", scout: "_Scout") -> Generator[TimedPicture, None, None]:
+        """The frames of the video up to the end of the sound, each of them seen by `scout`."""
+        frames: Iterator[TimedPicture]
+        with Prefetch(job.clock.timed("decode", read_pictures(job.video)), 4, "decode") as frames:
+            for frame in frames:
+                if frame.time >= job.sound.duration:
+                    break
+                with job.clock.working("track"):
+                    scout.add(frame)
+                yield frame
+
+    def _write(
+        self,
+        job: "_Job",
+        works: Generator["_Work", None, None],
+        num_frames: int,
+        duration: Fraction,
+        has_variable_rate: bool,
+        done: Callable[[], "_Done"],
+    ) -> None:
+        """Generate, compose and encode about `num_frames`; `done` is asked when all are encoded."""
+        metadata, finalize = {}, None
+        if job.identity is not None:
+            metadata = _container_metadata(self._record(job, 0, 0))  # tags tell no numbers
+            finalize = _signer(job, lambda: self._record(job, *_counts(done())))
+        heard = job.sound.heard(read_sample_blocks(job.audio))
+        frame_bytes = job.picture.width * job.picture.height * 3
+        rendered = self._render(
+            works,
+            WindowStream(heard),
+            self._lead(job.options),
+            job.options.batch_size or max(1, min(_LARGEST_BATCH, _BATCH_BYTES // frame_bytes)),
+            job.clock,
+            _label(job.options.visible_mark, job.picture),
+        )
+        job.progress.begin("render", num_frames)
+        num_written = 0
+        with (
+            closing(heard),
+            closing(rendered),
+            VideoWriter(
+                job.output,
+                width=job.picture.width,
+                height=job.picture.height,
+                rate=job.picture.rate,
+                audio=job.audio,
+                duration=duration,
+                options=job.options.encoder,
+                metadata=metadata,
+                finalize=finalize,
+                colour=job.picture.colour,
+                pixel_aspect=job.picture.pixel_aspect,
+                variable_rate=has_variable_rate,
+            ) as writer,
+        ):
+            for work in rendered:
+                with job.clock.working("encode"):
+                    writer.write(work.picture, work.time)
+                num_written += 1
+                job.progress.show(num_written)
+            if num_written < done().plan.num_frames:
+                raise InputError(
+                    f"{job.video} gave only {num_written} of {done().plan.num_frames} frames when read again: "
+                    "did it change meanwhile?"
+                )
 
     def _planned_frames(
-        self, video: Path, survey: "_Survey", plan: "_Plan", clock: "_Clock"
+        self,
+        job: "_Job",
+        survey: "_Survey",
+        plan: "_Plan",
+        first: int = 0,
+        kept: Iterable[TimedPicture] = (),
     ) -> Generator["_Work", None, None]:
-        """The frames of the output before anything is changed, in order."""
+        """The frames of the output from its frame `first` on, before anything is changed, in order."""
 
         def read() -> Iterator[TimedPicture]:
-            return clock.timed("decode", read_pictures(video))
+            return job.clock.timed("decode", read_pictures(job.video))
 
-        with closing(frames_in_order(read, plan.steps(), plan.num_kept)) as frames:
+        steps = islice(plan.steps(), first, None)
+        with closing(frames_in_order(read, steps, plan.num_kept, kept)) as frames:
             for frame, step in frames:
                 yield _Work(frame.picture, step.time, survey.box(step.index), survey.shot(step.index))
 
@@ -471,7 +532,8 @@ class LipSyncer:
     ) -> Generator["_Work", None, None]:
         """Second pass: each of `works` with its image composed. The caller encodes in its own thread."""
         with (
-            Prefetch(self._shown(works, batch_size, clock), 1, "decode") as shown,
+            Prefetch(works, 2, "frames") as sourced,
+            Prefetch(self._shown(sourced, batch_size, clock), 1, "crop") as shown,
             Prefetch(
                 (self._generate(batch, windows, lead, clock) for batch in shown), 1, "generate"
             ) as faces,
@@ -520,14 +582,14 @@ class LipSyncer:
                     work.reference = None
         return batch
 
-    def _record(self, video: Path, audio: Path, num_changed: int, num_unchanged: int) -> "SyncRecord":
+    def _record(self, job: "_Job", num_changed: int, num_unchanged: int) -> "SyncRecord":
         from lipsmith.provenance.record import SyncRecord
 
         return SyncRecord(
             model=self.card.name,
             model_sha256=self.card.sha256,
-            source_video=video.name,
-            source_audio=audio.name,
+            source_video=job.video.name,
+            source_audio=job.audio.name,
             num_frames_changed=num_changed,
             num_frames_unchanged=num_unchanged,
         )
@@ -598,6 +660,110 @@ class _Sound:
             yield mel
 
 
+@dataclass(frozen=True)
+class _Job:
+    """One call of `sync`: what was asked for, what is known of it, and what counts the time."""
+
+    video: Path
+    audio: Path
+    output: Path
+    options: SyncOptions
+    info: MediaInfo
+    picture: VideoStream
+    sound: _Sound
+    identity: "Identity | None"
+    clock: "_Clock"
+    progress: "_Reporter"
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What is known in the end."""
+
+    survey: "_Survey"
+    plan: "_Plan"
+
+
+class _UndecidedError(Exception):
+    """Whose face it is cannot be told in one pass."""
+
+
+class _Scout:
+    """Goes ahead through the frames and follows the faces; what it sees becomes a `_Survey`."""
+
+    def __init__(
+        self, picture: VideoStream, detector: FaceDetector, rule: CropRule, face: int | None
+    ) -> None:
+        self.times = FrameTimes()
+        self._picture, self._rule, self._face = picture, rule, face
+        self._tracker = FaceTracker(detector, rate=picture.rate)
+        self._frame_bytes = 1
+        self._held: Floats = np.full((0, 4), np.nan)
+        self._settled: list[Floats] = []
+
+    def add(self, frame: TimedPicture) -> None:
+        """See the next frame."""
+        self.times.append(frame.time)
+        self._frame_bytes = frame.picture.nbytes
+        self._tracker.add(frame.picture, frame.index)
+
+    def settled(self) -> Floats:
+        """Boxes of the next frames that are known for certain, or will be found wrong by `finish`.
+
+        None come before a face does: a video without any is not worth a beginning.
+        """
+        self._held = np.concatenate([self._held, self._visible(self._tracker.settled())])
+        if not self._settled and np.isnan(self._held).all():
+            return self._held[:0]
+        rows, self._held = self._held, self._held[:0]
+        if len(rows):
+            self._settled.append(rows)
+        return rows
+
+    def shot(self, index: int) -> int:
+        """Number of the shot that frame `index` is in."""
+        return bisect_right(self._tracker.shot_starts, index)
+
+    def finish(self, info: MediaInfo) -> "_Survey":
+        """What was seen, when no frame is left.
+
+        Raises:
+            InputError: the video has no frames.
+            NoFaceError: no frame has the face.
+            _UndecidedError: what `settled` said was wrong.
+        """
+        if not self.times:
+            raise InputError(f"The video stream of {info.path} has no frames; give a video with a picture.")
+        tracks = self._tracker.finish()
+        boxes = self._visible(primary_box_rows(tracks, len(self.times), self._face))
+        settled = np.concatenate(self._settled) if self._settled else boxes[:0]
+        if not np.allclose(settled, boxes[: len(settled)], rtol=0, atol=1e-3, equal_nan=True):
+            raise _UndecidedError
+        faces = [box for row in boxes if (box := _box(row)) is not None]
+        if not faces:
+            raise NoFaceError(
+                _no_face_message(info, len(self.times), self.times[-1], self._face, bool(tracks))
+            )
+        height = round(float(np.median([self._rule.crop(box).height for box in faces])))
+        starts = self._tracker.shot_starts
+        return _Survey(self._picture, self.times, boxes, starts, self._frame_bytes, height)
+
+    def _visible(self, boxes: Floats) -> Floats:
+        """`boxes`, those left out whose crop lies beside the picture."""
+        for index in np.flatnonzero(~np.isnan(boxes[:, 0])).tolist():
+            box = Box(*boxes[index].tolist())
+            (rows, columns), _ = self._rule.crop(box).visible(self._picture.height, self._picture.width)
+            if rows.start >= rows.stop or columns.start >= columns.stop:
+                boxes[index] = np.nan
+        return boxes
+
+
+def _box(row: Floats) -> Box | None:
+    left, top, right, bottom = row.tolist()
+    return None if math.isnan(left) else Box(left, top, right, bottom)
+
+
 @dataclass(frozen=True, slots=True)
 class _Survey:
     """What the first pass learnt: the time of each frame, the face in it, where shots begin, and sizes.
@@ -618,8 +784,7 @@ class _Survey:
 
     def box(self, index: int) -> Box | None:
         """The face in frame `index`, if there is one."""
-        left, top, right, bottom = self.boxes[index].tolist()
-        return None if math.isnan(left) else Box(left, top, right, bottom)
+        return _box(self.boxes[index])
 
 
 @dataclass(frozen=True, slots=True)
@@ -714,29 +879,47 @@ def _container_metadata(record: "SyncRecord") -> dict[str, str]:
     return container_metadata(record)
 
 
-def _signer(
-    record: "SyncRecord",
-    identity: "Identity",
-    video: Path,
-    audio: Path,
-    output: Path,
-    notes: list[str],
-    clock: "_Clock",
-) -> Callable[[Path], None]:
-    """What the writer calls with the finished, still hidden file; adds to `notes` what a person should
-    know."""
+def _signer(job: _Job, record: Callable[[], "SyncRecord"]) -> Callable[[Path], None]:
+    """What the writer calls with the finished, still hidden file; adds to the job's notes what a person should know."""
     from lipsmith.provenance.content_credentials import sign
 
+    assert job.identity is not None
+    identity = job.identity
+
     def finalize(path: Path) -> None:
-        with clock.working("sign"):
-            signature = sign(path, record, parent=video, speech=audio, identity=identity, output=output)
-        notes.extend(signature.notes)
+        with job.clock.working("sign"):
+            signature = sign(
+                path, record(), parent=job.video, speech=job.audio, identity=identity, output=job.output
+            )
+        job.notes.extend(signature.notes)
         if signature.sidecar is not None:
-            notes.append(
-                f"{output.suffix} files cannot carry Content Credentials: they are in {signature.sidecar}."
+            job.notes.append(
+                f"{job.output.suffix} files cannot carry Content Credentials: they are in {signature.sidecar}."
             )
 
     return finalize
+
+
+def _suits_one_pass(job: _Job) -> bool:
+    """Whether a video can be tried in one pass: nothing has to be known of its end, and little is lost if it fails."""
+    picture = job.picture
+    return (
+        not job.info.is_image
+        and job.options.length != "cut"
+        and not job.options.face
+        and picture.variable_rate is False  # else only a pass tells the encoder what rate to promise
+        and min(job.sound.duration, picture.duration or job.sound.duration) <= _ONE_PASS_SECONDS
+    )
+
+
+def _num_synced(plan: "_Plan", without_face: list[FrameRange]) -> int:
+    return plan.num_frames - sum(part.last + 1 - part.first for part in without_face)
+
+
+def _counts(done: _Done) -> tuple[int, int]:
+    """Frames that were changed, and that were not."""
+    num_synced = _num_synced(done.plan, _ranges_without_face(done.plan, done.survey))
+    return num_synced, done.plan.num_frames - num_synced
 
 
 def _check(video: Path, audio: Path, output: Path, options: SyncOptions) -> MediaInfo:

@@ -135,14 +135,18 @@ def choose_policy(policy: str, num_frames: int, num_kept: int, missing_seconds: 
 
 
 def frames_in_order(
-    read: Callable[[], Iterator[IndexedFrame]], steps: Iterable[Step], num_kept: int = 1
+    read: Callable[[], Iterator[IndexedFrame]],
+    steps: Iterable[Step],
+    num_kept: int = 1,
+    kept: Iterable[IndexedFrame] = (),
 ) -> Generator[tuple[IndexedFrame, Step], None, None]:
     """The frames that `steps` ask for, read as often as needed with at most `num_kept` frames in memory.
 
     `read` opens the source at its first frame, whose index is 0. Going forwards costs one decode a frame;
-    going back beyond what is kept starts again at the beginning.
+    going back beyond what is kept starts again at the beginning. `kept` are the source's last frames, if somebody has
+    read it to its end before.
     """
-    kept: deque[IndexedFrame] = deque(maxlen=num_kept)
+    kept = deque(kept, maxlen=num_kept)
     source: Iterator[IndexedFrame] = iter(())
     try:
         for step in steps:

@@ -244,6 +244,64 @@ class TestFollowing:
         assert np.abs(followed.boxes - searched.boxes).max() < 4  # of a face 100 pixels wide
 
 
+class TestSettled:
+    """What is said while frames come is what is said in the end."""
+
+    @staticmethod
+    def settle(frames, detector):
+        """The answers, all of them as one, the number of frames not answered for at each frame, and the last word."""
+        tracker = FaceTracker(detector)
+        rows, late = [], []
+        for frame in frames:
+            tracker.add(frame)
+            rows += list(tracker.settled())
+            late.append(tracker._next - len(rows))
+        final = primary_box_rows(tracker.finish(), len(frames))
+        rows += list(tracker.settled())
+        return np.array(rows), late, final, tracker
+
+    @pytest.mark.parametrize("detector", [PatchDetector, FollowingDetector])
+    def test_a_face_that_moves_grows_leaves_and_comes_back_after_cuts(self, detector):
+        rng = np.random.default_rng(8)
+        walk = 160 + np.cumsum(rng.integers(-3, 4, 400)) // 2
+        frames = [
+            picture((RED, walk[i], 120, 40 + 2 * (i // 9 % 6)), grey=60 + 100 * (i // 130 % 2))
+            for i in range(400)
+        ]
+        for gap in (slice(0, 9), slice(50, 58), slice(200, 240), slice(385, 400)):
+            frames[gap] = [picture(grey=int(frame[0, 0, 0])) for frame in frames[gap]]
+        rows, late, final, tracker = self.settle(frames, detector())
+        assert len(rows) == 400
+        assert_allclose(rows, final, atol=1e-9)
+        assert np.isnan(final[:9]).all()
+        assert not np.isnan(final[50:58]).any()
+        assert np.isnan(final[200:240]).all()
+        calm = slice(60, 190)
+        assert max(late[calm]) <= tracker.look_ahead * 25 + 1
+
+    def test_of_two_faces_it_is_the_larger_one(self):
+        two = [picture((RED, 80 + index // 4, 120, 40), (GREEN, 230, 120, 50)) for index in range(120)]
+        for index in (70, 71):
+            two[index] = picture((RED, 80 + index // 4, 120, 40), (GREEN, 230, 120, 50), (BLUE, 30, 30, 36))
+        rows, late, final, tracker = self.settle(two, FollowingDetector())
+        assert max(late) <= tracker.look_ahead * 25 + 17
+        assert_allclose(rows, final, atol=1e-9)
+        assert_allclose(final.mean(axis=0), (205, 83, 255, 157), atol=1)
+
+    def test_a_larger_face_that_comes_late_is_not_foreseen(self):
+        frames = [
+            picture((RED, 80, 120, 40), *[(GREEN, 230, 120, 64)] * (index >= 80)) for index in range(160)
+        ]
+        rows, _, final, _ = self.settle(frames, FollowingDetector())
+        assert len(rows) == len(final) == 160
+        assert_allclose(rows[0], (60, 90, 100, 150), atol=1e-6)
+        assert np.isnan(final[0]).all()
+
+    def test_no_frames_settle_nothing(self):
+        tracker = FaceTracker(PatchDetector())
+        assert tracker.settled().shape == (0, 4)
+
+
 class TestCuts:
     @pytest.mark.parametrize("cut", [13, 14, 15, 16, 17])
     def test_a_cut_ends_the_tracks_on_the_frame_before_it(self, cut):

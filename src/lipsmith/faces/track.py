@@ -8,6 +8,7 @@ interpolated, and then smoothed in both directions of time, so that they do not 
 """
 
 from array import array
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
@@ -163,6 +164,11 @@ class _Course:
     # Centre x, y, width, height and score in each of them.
     states: "array[float]" = field(default_factory=lambda: array("d"))
 
+    @property
+    def num_frames(self) -> int:
+        """Frames from the first to the last detection, both included."""
+        return self.frames[-1] - self.frames[0] + 1
+
     def add(self, frame: int, face: _Face) -> None:
         """Go on with `face` in `frame`."""
         self.last = face
@@ -199,6 +205,8 @@ class FaceTracker:
         if self.rate <= 0:
             raise UsageError(f"A rate of {self.rate} frames a second: it must be above 0.")
         self._every = max(1, round(self.detect_seconds * float(self.rate)))
+        self._sigma = self.smooth_seconds * float(self.rate)
+        self._reach = smoothing_reach(self._sigma)
         self._next = 0
         self._waiting: list[Picture] = []  # frames since the last search, the newest last
         self._search: _Look | None = None  # the last look at a whole frame
@@ -211,6 +219,7 @@ class FaceTracker:
         self._open: list[_Course] = []
         self._shot_courses: list[_Course] = []
         self._tracks: list[FaceTrack] = []
+        self._num_settled = 0
         self._finished = False
 
     def add(self, picture: Picture | Image, index: int | None = None) -> None:
@@ -228,11 +237,57 @@ class FaceTracker:
             picture = ArrayPicture(picture)
         if self._is_cut(picture):
             self._end_shot()
+        if self._next == self._shot_start:
+            self.shot_starts.append(self._next)
         self._waiting.append(picture)
         self._next += 1
         last = self._followed[-1] if self._followed else self._search
         if last is None or self._next - 1 - last.frame >= self._every:
             self._look_at_newest(last)
+
+    def settled(self) -> Floats:
+        """Boxes of the largest face in the next frames that no frame to come can move any more, (n, 4) or NaN.
+
+        They come about `look_ahead` seconds late. Together the answers are what `primary_box_rows` says in the end,
+        unless the face that was largest so far is not that of its whole shot: compare.
+        """
+        first = self._num_settled
+        rows = np.full((0, 4), np.nan)
+        if first < self._shot_start:
+            shot = bisect_right(self.shot_starts, first) - 1
+            tracks = [track for track in self._tracks if track.shot >= shot]
+            rows = primary_box_rows(tracks, self._shot_start)[first:]
+        elif self._search is not None:
+            rows = self._settled_in_shot(first, self._search.frame + 1)
+        self._num_settled += len(rows)
+        return rows
+
+    @property
+    def look_ahead(self) -> float:
+        """How many seconds `settled` is late while one face can be followed."""
+        return (self._reach + 2 * self._every) / float(self.rate) + self.search_seconds
+
+    def _settled_in_shot(self, first: int, end: int) -> Floats:
+        """`settled` of the shot that goes on, searched up to frame `end`."""
+        shortest = self.min_track_seconds * float(self.rate)
+        courses = list(self._open)
+        courses += [course for course in self._shot_courses if course.num_frames >= shortest]
+        for course in courses:
+            if course.num_frames < shortest:
+                end = min(end, course.frames[0])  # it may yet be taken for an error
+            elif course in self._open:
+                end = min(end, course.frames[-2] - self._reach)  # the last size may yet be taken for an error
+        if first >= end:
+            return np.full((0, 4), np.nan)
+        courses = [course for course in courses if course.num_frames >= shortest]
+        if len(courses) > 1:
+            return primary_box_rows([self._track(course) for course in courses], end)[first:]
+        rows = np.full((end - first, 4), np.nan)
+        for course in courses:
+            start, stop = max(first, course.frames[0]), min(end, course.frames[-1] + 1)
+            if start < stop:
+                rows[start - first : stop - first] = self._boxes(course, start, stop)
+        return rows
 
     def finish(self) -> list[FaceTrack]:
         """All tracks, the largest first (by area, summed over its frames)."""
@@ -265,11 +320,10 @@ class FaceTracker:
         num_frames = self._next - self._shot_start
         shortest = min(self.min_track_seconds * float(self.rate), num_frames / 2)
         for course in self._shot_courses:
-            if course.frames[-1] - course.frames[0] + 1 >= shortest:
+            if course.num_frames >= shortest:
                 self._tracks.append(self._track(course))
         self._open, self._shot_courses, self._search = [], [], None
         if num_frames > 0:
-            self.shot_starts.append(self._shot_start)
             self._shot += 1
             self._shot_start = self._next
 
@@ -377,19 +431,26 @@ class FaceTracker:
         self._open = still_open
 
     def _track(self, course: _Course) -> FaceTrack:
-        frames = np.arange(course.frames[0], course.frames[-1] + 1)
-        seen = np.frombuffer(course.states).reshape(-1, 5)
-        knots = seen[:, :4].copy()
+        first, last = course.frames[0], course.frames[-1]
+        frames = np.arange(first, last + 1)
+        scores = np.interp(frames, course.frames, np.array(course.states).reshape(-1, 5)[:, 4])
+        detected = np.isin(frames, course.frames)
+        return FaceTrack(-1, self._shot, first, self._boxes(course, first, last + 1), scores, detected)
+
+    def _boxes(self, course: _Course, start: int, stop: int) -> Floats:
+        """Smooth boxes of frames `start` to `stop` of a course, of the looks that have a say in them."""
+        low = max(bisect_right(course.frames, start - self._reach) - 3, 0)
+        high = bisect_left(course.frames, stop + self._reach) + 3
+        seen = np.array(course.frames[low:high])
+        knots = np.array(course.states[5 * low : 5 * high]).reshape(-1, 5)[:, :4]
         knots[:, 2:] = np.log(np.maximum(knots[:, 2:], 1e-6))
         if len(knots) > 2:  # one look that got the size wrong does not matter
             knots[1:-1, 2:] = np.median([knots[:-2, 2:], knots[1:-1, 2:], knots[2:, 2:]], axis=0)
-        states = np.stack([np.interp(frames, course.frames, column) for column in knots.T], axis=1)
-        states = smooth(states, sigma=self.smooth_seconds * float(self.rate))
+        frames = np.arange(seen[0], seen[-1] + 1)
+        states = np.stack([np.interp(frames, seen, column) for column in knots.T], axis=1)
+        states = smooth(states, sigma=self._sigma)[start - seen[0] : stop - seen[0]]
         centers, halves = states[:, :2], np.exp(states[:, 2:]) / 2
-        scores = np.interp(frames, course.frames, seen[:, 4])
-        detected = np.isin(frames, course.frames)
-        boxes = np.concatenate([centers - halves, centers + halves], axis=1)
-        return FaceTrack(-1, self._shot, course.frames[0], boxes, scores, detected)
+        return np.concatenate([centers - halves, centers + halves], axis=1)
 
 
 def _change(before: NDArray[np.float32], after: NDArray[np.float32]) -> float:
@@ -431,10 +492,10 @@ def smooth(states: Floats, *, sigma: float) -> Floats:
     """
     if sigma <= 0 or len(states) < 3:
         return states
-    close_sigma = max(sigma * 0.3, 0.8)
+    close_sigma = _close_sigma(sigma)
     steady, close = _fit_lines(states[:, :2], sigma), _fit_lines(states[:, :2], close_sigma)
     # A face's size hardly changes, and its measure shakes more than its place: smooth it for longer.
-    sizes = _fit_lines(states[:, 2:], sigma * 1.5)
+    sizes = _fit_lines(states[:, 2:], sigma * _SIZE_SIGMA)
     stray = np.linalg.norm(close - steady, axis=1) / np.exp(sizes[:, 0])
     trust = np.clip((stray - 0.02) / 0.04, 0, 1)
     # Trust it a little before and after, too, where the motion starts and stops, and change over without a
@@ -445,9 +506,28 @@ def smooth(states: Floats, *, sigma: float) -> Floats:
     return np.concatenate([steady + trust * (close - steady), sizes], axis=1)
 
 
+def smoothing_reach(sigma: float) -> int:
+    """Frames that a box depends on, to each side, when `smooth` has done with it."""
+    if sigma <= 0:
+        return 1
+    close_sigma = _close_sigma(sigma)
+    return _reach(sigma * _SIZE_SIGMA) + round(2 * close_sigma) + _reach(close_sigma)
+
+
+_SIZE_SIGMA = 1.5  # in the sigma of the places
+
+
+def _close_sigma(sigma: float) -> float:
+    return max(sigma * 0.3, 0.8)
+
+
+def _reach(sigma: float) -> int:
+    return int(np.ceil(3 * sigma))
+
+
 def _fit_lines(values: Floats, sigma: float) -> Floats:
     """Value at each row of the line through its neighbours, weighted by a Gaussian of `sigma` rows; (n, c)."""
-    reach = min(int(np.ceil(3 * sigma)), len(values) - 1)
+    reach = min(_reach(sigma), len(values) - 1)
     offsets = np.arange(-reach, reach + 1, dtype=np.float64)
     weights = np.exp(-0.5 * (offsets / sigma) ** 2)
 
