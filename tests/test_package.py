@@ -85,8 +85,8 @@ def test_the_demo_speech_is_small_and_documented() -> None:
 
 
 def command_lines(document: Path) -> list[str]:
-    """Lines of code in a document that call `lipsmith`, and such calls between backticks."""
-    text = document.read_text()
+    """Lines of code in a document that call `lipsmith`, continued ones joined, and such calls between backticks."""
+    text = re.sub(r"\\\n\s*", "", document.read_text())
     blocks = re.findall(r"^(?: {4})(?:\.venv/bin/)?(lipsmith [^\n#>]+)", text, re.M)
     inline = re.findall(r"`(?:\.venv/bin/)?(lipsmith [^`]+)`", text)
     return [line.strip() for line in (*blocks, *inline)]

@@ -102,7 +102,9 @@ def test_a_manifest_names_speakers_and_says_what_is_not_for_sync(footage, option
 def test_small_faces_and_short_clips_are_left_out(footage, options, tmp_path):
     from dataclasses import replace
 
-    with pytest.raises(DataError, match=r"None of 1 videos gave a usable clip \(face too small: 1\)"):
+    with pytest.raises(
+        DataError, match=r"None of 1 videos or folders gave a usable clip \(face too small: 1\)"
+    ):
         prepare([footage / "ada"], tmp_path / "a", options=replace(options, min_face_pixels=500), workers=1)
     with pytest.raises(DataError, match="too short: 1"):
         prepare([footage / "ada"], tmp_path / "b", options=replace(options, min_seconds=5), workers=1)
