@@ -12,6 +12,7 @@ from lipsmith import __version__
 from lipsmith.cli import failures
 from lipsmith.cli.demo import demo
 from lipsmith.cli.evaluate import evaluate
+from lipsmith.cli.evaluate_benchmark import pairs
 from lipsmith.cli.export import export
 from lipsmith.cli.inspect import inspect
 from lipsmith.cli.study import study
@@ -31,6 +32,7 @@ app = typer.Typer(
 
 for command in (sync, demo, prepare, train, doctor, offsets, export, inspect):
     app.command()(failures.told_in_one_sentence(command))
+evaluate.command()(failures.told_in_one_sentence(pairs))
 app.add_typer(study, name="study")
 app.add_typer(evaluate, name="evaluate")
 app.add_typer(weights, name="weights")
