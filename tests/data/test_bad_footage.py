@@ -319,7 +319,7 @@ def test_clips_of_a_lost_shard_are_made_anew(
         prepare([], tmp_path)
 
 
-def _die(*_: object) -> None:
+def _die(*_: object, **_options: object) -> None:
     import os
 
     os.kill(os.getpid(), signal.SIGKILL)

@@ -6,19 +6,12 @@ removed before it is done anew.
 """
 
 import contextlib
+import functools
 import logging
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import cv2
 
 from lipsmith.data.clips import DROPPED_NAME, INDEX_NAME, ClipRecord, dropped_counts, read_index
 from lipsmith.data.cutting import Outcome, PrepareOptions, cut_source
@@ -33,7 +26,8 @@ from lipsmith.data.sources import (
     read_manifest,
 )
 from lipsmith.data.storage import room_for
-from lipsmith.errors import DataError, OutputError, RuntimeUnavailableError
+from lipsmith.errors import DataError, OutputError
+from lipsmith.spread import spread_work
 from lipsmith.timebase import TRAINING_RATE_HZ
 
 __all__ = ["PrepareOptions", "PrepareReport", "prepare"]
@@ -122,12 +116,7 @@ def prepare(
             on_progress(finished, len(found))
         loose = 0
         try:
-            outcomes = (
-                _run_on_ray(sources, output, options, ray)
-                if ray is not None
-                else _run(sources, output, options, workers or os.cpu_count() or 1)
-            )
-            with contextlib.closing(outcomes):
+            with contextlib.closing(_cut(sources, output, options, workers, ray)) as outcomes:
                 for outcome in outcomes:
                     note(output, outcome)
                     finished += 1
@@ -163,81 +152,16 @@ def _done_with_clips(output: Path, done: set[str], found: list[Source]) -> set[s
     return forget(output, again)
 
 
-def _run(
-    sources: list[Source], output: Path, options: PrepareOptions, workers: int
+def _cut(
+    sources: list[Source], output: Path, options: PrepareOptions, workers: int | None, ray: str | None
 ) -> Generator[Outcome, None, None]:
-    """Outcomes in the order in which they finish, with no more than a few sources handed out at a time."""
-    if workers <= 1:
-        yield from (cut_source(source, output, options) for source in sources)
-        return
-    context = multiprocessing.get_context("spawn")
-    others = set(multiprocessing.active_children())
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
-        waiting = iter(sources)
-        running: dict[Future[Outcome], Source] = {}
-        try:
-            while True:
-                while len(running) < 2 * workers and (source := next(waiting, None)) is not None:
-                    running[pool.submit(cut_source, source, output, options)] = source
-                if not running:
-                    return
-                complete, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in complete:
-                    outcome = future.result()
-                    del running[future]
-                    yield outcome
-        except BrokenProcessPool as error:
-            names = ", ".join(source.name for source in list(running.values())[:workers])
-            raise OutputError(
-                f"A process was ended from outside, perhaps for want of memory, at one of: {names}. Run the same "
-                "command again, with fewer --jobs."
-            ) from error
-        except BaseException:
-            # What they were at is done anew. Cancelling the futures instead would wait for a video each, and where the
-            # processes are ending too, Python's own thread dies of it with a traceback.
-            for process in set(multiprocessing.active_children()) - others:
-                process.terminate()
-            raise
-
-
-def _start_worker() -> None:
-    cv2.setNumThreads(1)
-    # Ctrl-C reaches all processes: the first one ends the others.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        # A worker whose parent was killed would wait for work for ever.
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: Any) -> None:
-    parent.join()
-    os._exit(1)
-
-
-def _run_on_ray(
-    sources: list[Source], output: Path, options: PrepareOptions, address: str
-) -> Generator[Outcome, None, None]:
-    """The same on a Ray cluster, whose machines see inputs and output at the same paths."""
-    try:
-        import ray
-    except ImportError as error:
-        raise RuntimeUnavailableError("--ray needs Ray: pip install 'lipsmith[ray]'.") from error
-    ray.init(address=None if address == "local" else address, ignore_reinit_error=True, log_to_driver=False)
-    try:
-        cut = ray.remote(cut_source)
-        most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-        waiting = iter([replace(source, path=source.path.resolve()) for source in sources])
-        running: list[Any] = []
-        while True:
-            while len(running) < most and (source := next(waiting, None)) is not None:
-                running.append(cut.remote(source, output.resolve(), options))
-            if not running:
-                return
-            complete, running = ray.wait(running)
-            yield from ray.get(complete)
-    finally:
-        ray.shutdown()
+    """Outcomes in the order in which they finish."""
+    if ray is not None:
+        # The cluster's other processes work in other folders.
+        sources = [replace(source, path=source.path.resolve()) for source in sources]
+        output = output.resolve()
+    cut = functools.partial(cut_source, output=output, options=options)
+    return spread_work(cut, sources, jobs=workers, ray=ray, name_of=lambda source: source.name)
 
 
 def _report(output: Path, num_sources: int) -> PrepareReport:
