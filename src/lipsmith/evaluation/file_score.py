@@ -15,7 +15,6 @@ with the first frame by the file's own time stamps.
 import dataclasses
 import functools
 import hashlib
-import json
 import logging
 import time
 from collections import Counter
@@ -29,9 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsmith.data.sources import VIDEO_SUFFIXES
-from lipsmith.data.storage import room_for
 from lipsmith.errors import InputError, LipsmithError, RuntimeUnavailableError, UsageError
 from lipsmith.evaluation.judges import FileJudge, Stretch, resolve_judge
+from lipsmith.evaluation.line_store import LineStore
 from lipsmith.evaluation.lse import LseScore
 from lipsmith.evaluation.sync_score import Interval, bootstrap_ratio
 from lipsmith.faces.detect import FaceDetector, resolve_detector
@@ -194,44 +193,11 @@ def summarise_files(scores: Iterable[FileScore]) -> FileSummary:
     )
 
 
-class ScoreStore:
-    """Scores that were computed before, one line of JSON for each, so that no work is done twice.
-
-    A line is written as soon as its file is scored. A last line that was cut off is passed over.
-
-    Args:
-        path: a `.jsonl` file; it need not exist.
-    """
+class ScoreStore(LineStore[FileScore]):
+    """Scores that were computed before; see `LineStore`."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._scores: dict[str, FileScore] = {}
-        with room_for(path):
-            lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-            self._is_broken = bool(lines) and not path.read_bytes().endswith(b"\n")
-        for line in lines:
-            try:
-                values = json.loads(line)
-                self._scores[values["key"]] = FileScore.from_dict(values["score"])
-            except (ValueError, KeyError, TypeError):
-                logger.warning("%s: a line that is no score is passed over", path)
-
-    def __len__(self) -> int:
-        return len(self._scores)
-
-    def get(self, key: str) -> FileScore | None:
-        """The score kept under `key`, if any."""
-        return self._scores.get(key)
-
-    def keep(self, key: str, score: FileScore) -> None:
-        """Keep `score`; `OutputError` where the file cannot be written."""
-        self._scores[key] = score
-        line = json.dumps({"key": key, "score": score.to_dict()}, ensure_ascii=False, allow_nan=False)
-        with room_for(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(("\n" if self._is_broken else "") + line + "\n")
-        self._is_broken = False
+        super().__init__(path, "score", FileScore.to_dict, FileScore.from_dict)
 
 
 @dataclass
