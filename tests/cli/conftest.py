@@ -64,6 +64,22 @@ def installed_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def expert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An untrained expert, as `--judge` takes it."""
+    import torch
+
+    from lipsmith.training.expert import build_expert
+    from lipsmith.training.recipe import ExpertModel
+    from lipsmith.training.run import save_weights
+
+    torch.manual_seed(0)
+    model = ExpertModel(form="dense", width=0.25)
+    path = tmp_path_factory.mktemp("expert") / "best.safetensors"
+    save_weights(build_expert(model), path, {"model": model.model_dump_json()})
+    return f"expert={path.parent}"
+
+
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the user's weights, nor the cache, nor the signing identity are touched."""

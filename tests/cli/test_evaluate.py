@@ -11,21 +11,8 @@ import pytest
 import torch
 
 from lipsmith.errors import ExitCode
-from lipsmith.training.expert import build_expert
-from lipsmith.training.recipe import ExpertModel
-from lipsmith.training.run import save_weights
 
 from .conftest import Command, write_video
-
-
-@pytest.fixture(scope="module")
-def expert(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An untrained expert, as `--judge` takes it."""
-    torch.manual_seed(0)
-    model = ExpertModel(form="dense", width=0.25)
-    path = tmp_path_factory.mktemp("expert") / "best.safetensors"
-    save_weights(build_expert(model), path, {"model": model.model_dump_json()})
-    return f"expert={path.parent}"
 
 
 @pytest.fixture

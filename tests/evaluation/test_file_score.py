@@ -427,6 +427,8 @@ class TestSummary:
         assert (found.num_files, found.num_scored) == (5, 3)
         assert found.failures == {"missing": 1, "no face": 1}
         assert (found.lse_d.value, found.lse_c.value, found.offsets) == (8.0, 1.0, {-2: 1, 0: 2})
+        assert found.av_offset_frames.value == pytest.approx(-2 / 3)
+        assert found.offset_within_one_share.value == pytest.approx(2 / 3)
         assert 6.0 <= found.lse_d.low < 8.0 < found.lse_d.high <= 10.0
 
     def test_nothing_scored_is_no_number(self) -> None:

@@ -9,10 +9,11 @@ from typing import Annotated, NoReturn
 import typer
 
 from lipsmith import __version__
-from lipsmith.cli import failures
+from lipsmith.cli import failures, output
 from lipsmith.cli.demo import demo
 from lipsmith.cli.evaluate import evaluate
 from lipsmith.cli.evaluate_benchmark import pairs
+from lipsmith.cli.evaluate_compare import compare
 from lipsmith.cli.export import export
 from lipsmith.cli.inspect import inspect
 from lipsmith.cli.study import study
@@ -33,6 +34,7 @@ app = typer.Typer(
 for command in (sync, demo, prepare, train, doctor, offsets, export, inspect):
     app.command()(failures.told_in_one_sentence(command))
 evaluate.command()(failures.told_in_one_sentence(pairs))
+evaluate.command()(failures.told_in_one_sentence(compare))
 app.add_typer(study, name="study")
 app.add_typer(evaluate, name="evaluate")
 app.add_typer(weights, name="weights")
@@ -76,6 +78,7 @@ def run(arguments: Sequence[str] | None = None) -> NoReturn:
         for number in _STOPPING
         if signal.getsignal(number) is not signal.SIG_IGN
     }
+    output.remember_command(sys.argv[1:] if arguments is None else arguments)
     try:
         app(args=None if arguments is None else list(arguments), prog_name="lipsmith")
     finally:

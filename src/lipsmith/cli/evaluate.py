@@ -11,7 +11,7 @@ import typer
 
 from lipsmith.cli.failures import told_in_one_sentence
 from lipsmith.cli.options import JsonAnswer
-from lipsmith.cli.output import say, write_answer, write_json
+from lipsmith.cli.output import command_line, say, write_answer, write_json
 from lipsmith.cli.progress import ProgressBars
 from lipsmith.errors import ExitCode, UsageError
 
@@ -106,6 +106,7 @@ def score(
     """LSE-D, LSE-C and AV offset of videos; one that has no score is a row with the reason."""
     from lipsmith.data.storage import write_whole
     from lipsmith.evaluation.file_score import FileScorer, ScoreSettings, find_videos, summarise_files
+    from lipsmith.training.environment import describe_environment
 
     if as_json and as_csv:
         raise UsageError("--json and --csv are two answers: choose one; --output writes both.")
@@ -126,6 +127,8 @@ def score(
     summary = summarise_files(scores)
     answer = {
         "scorer": scorer.to_dict(),
+        "environment": describe_environment(None),
+        "command": command_line(),
         "summary": summary.to_dict(),
         "files": [score.to_dict() for score in scores],
     }

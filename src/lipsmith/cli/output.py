@@ -2,12 +2,26 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from fractions import Fraction
 from typing import Any
 
 import typer
+
+_arguments: tuple[str, ...] = ()
+
+
+def remember_command(arguments: Sequence[str]) -> None:
+    """Keep the words that this process was called with, for answers that name their own command."""
+    global _arguments
+    _arguments = tuple(arguments)
+
+
+def command_line() -> str:
+    """The command that is running, as a shell would take it."""
+    return shlex.join(["lipsmith", *_arguments])
 
 
 def write_json(answer: object) -> None:

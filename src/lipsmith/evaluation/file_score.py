@@ -159,6 +159,10 @@ class FileSummary:
     lse_c: Interval
     offsets: dict[int, int]
     """AV offset in frames → number of files."""
+    av_offset_frames: Interval
+    """Mean over the scored files; early and late ones cancel, so look at `offsets` too."""
+    offset_within_one_share: Interval
+    """Share of the scored files whose offset is −1, 0 or 1."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready values; NaN as None."""
@@ -169,6 +173,8 @@ class FileSummary:
             "lse_d": self.lse_d.to_dict(),
             "lse_c": self.lse_c.to_dict(),
             "offsets": {str(offset): count for offset, count in self.offsets.items()},
+            "av_offset_frames": self.av_offset_frames.to_dict(),
+            "offset_within_one_share": self.offset_within_one_share.to_dict(),
         }
 
 
@@ -176,20 +182,21 @@ def summarise_files(scores: Iterable[FileScore]) -> FileSummary:
     """Put the rows of many files together."""
     rows = list(scores)
     scored = [row for row in rows if row.is_scored]
-    labels = [str(place) for place in range(len(scored))]
 
-    def mean(values: list[float | None]) -> Interval:
+    def mean(values: Sequence[float | None]) -> Interval:
         numbers = np.array(values, np.float64)
-        return bootstrap_ratio(numbers, np.ones(len(numbers)), labels)
+        return bootstrap_ratio(numbers, np.ones(len(numbers)), [str(place) for place in range(len(numbers))])
 
-    offsets = Counter(row.av_offset_frames for row in scored if row.av_offset_frames is not None)
+    found = [row.av_offset_frames for row in scored if row.av_offset_frames is not None]
     return FileSummary(
         num_files=len(rows),
         num_scored=len(scored),
         failures=dict(sorted(Counter(row.failure_kind for row in rows if row.failure_kind).items())),
         lse_d=mean([row.lse_d for row in scored]),
         lse_c=mean([row.lse_c for row in scored]),
-        offsets=dict(sorted(offsets.items())),
+        offsets=dict(sorted(Counter(found).items())),
+        av_offset_frames=mean(found),
+        offset_within_one_share=mean([abs(offset) <= 1 for offset in found]),
     )
 
 
