@@ -15,6 +15,7 @@ from lipsmith.errors import RecipeError, WeightsError
 from lipsmith.models.expert import LipSyncExpert
 from lipsmith.models.wav2lip import Wav2Lip
 from lipsmith.training import train
+from lipsmith.training.descent import autocast, resolve_precision
 from lipsmith.training.expert import SyncCriterion, build_expert, load_expert
 from lipsmith.training.losses import contrastive_sync_loss
 from lipsmith.training.recipe import ExpertLoss, ExpertModel, load_recipe
@@ -147,6 +148,40 @@ def test_the_papers_loss_trains(drawn: Path, recipe: Path, tmp_path: Path) -> No
     lines = [json.loads(text) for text in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert lines[1]["loss"] < lines[0]["loss"] < 2
     assert load_expert(tmp_path / "run").embed_sound(torch.randn(1, 2, 1, 80, 16)).min() >= 0
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [
+        ({"avx2": True, "avx512_bf16": False}, "fp32"),
+        ({"avx512_bf16": True}, "bf16"),
+        ({"amx_bf16": True}, "bf16"),
+    ],
+)
+def test_bf16_only_where_the_processor_computes_in_it(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], precision: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    cpu = torch.device("cpu")
+    assert resolve_precision("auto", cpu) == precision and resolve_precision("bf16", cpu) == "bf16"
+    with autocast("auto", cpu):
+        assert torch.is_autocast_enabled("cpu") == (precision == "bf16")
+
+
+def test_averaged_weights_are_what_is_validated_and_kept(drawn: Path, recipe: Path, tmp_path: Path) -> None:
+    run, averaged, one_step = tmp_path / "run", {"average_decay": 0.5}, {"steps": 1, "validate_every": 1}
+    train(recipe, drawn, run, overrides={**averaged, **one_step})
+    first = torch.load(run / "checkpoint.pt", weights_only=True)["parts"]
+    train(recipe, drawn, run, overrides=averaged, resume=True)
+    parts = torch.load(run / "checkpoint.pt", weights_only=True)["parts"]
+    # So early 2/11 of the average are kept, not yet half of it.
+    expected = {name: first["average"][name].lerp(value, 9 / 11) for name, value in parts["expert"].items()}
+    torch.testing.assert_close(parts["average"], expected)
+    without = tmp_path / "without"
+    train(recipe, drawn, without)
+    latest = torch.load(without / "checkpoint.pt", weights_only=True)["parts"]
+    assert "average" not in latest
+    torch.testing.assert_close(load_file(without / "best.safetensors"), latest["expert"], rtol=0, atol=0)
 
 
 def test_a_learned_temperature_survives_an_interruption(drawn: Path, recipe: Path, tmp_path: Path) -> None:

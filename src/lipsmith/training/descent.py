@@ -17,8 +17,21 @@ T = TypeVar("T")
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def resolve_precision(precision: Precision, device: torch.device) -> Precision:
+    """`auto` is bf16 where `device` computes in it, else fp32: on other processors bf16 takes several times as long."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        has_bf16 = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return "bf16" if has_bf16 else "fp32"
+
+
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     """What a forward pass runs in."""
+    precision = resolve_precision(precision, device)
     return torch.autocast(device.type, _TYPES[precision], enabled=precision != "fp32")
 
 
@@ -39,7 +52,7 @@ class Descent:
     def __init__(self, precision: Precision, device: torch.device) -> None:
         if precision == "fp16" and device.type != "cuda":
             raise RecipeError("precision: fp16 needs a GPU; on a CPU use bf16 or fp32.")
-        self.precision: Precision = precision
+        self.precision: Precision = resolve_precision(precision, device)
         self.device = device
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 

@@ -19,6 +19,7 @@ from lipsmith.evaluation.sync_accuracy import SyncAccuracy, measure_accuracy, sp
 from lipsmith.evaluation.sync_curves import draw_accuracy
 from lipsmith.models.dense_expert import DenseLipSyncExpert
 from lipsmith.models.expert import LipSyncExpert
+from lipsmith.training.averaging import AveragedWeights
 from lipsmith.training.descent import Descent
 from lipsmith.training.distributed import Processes
 from lipsmith.training.losses import contrastive_sync_loss, cosine_bce_loss
@@ -150,6 +151,7 @@ def train_expert(
             held_out = load_split(data, selection, "validation")
         known = spread_clips(sampler.clips, len(held_out))
     expert = build_expert(recipe.model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = AveragedWeights(expert, recipe.average_decay)
     processes.share_norms(expert)
     embed_lips, embed_sound = expert.embed_lips, expert.embed_sound
     if recipe.compile:
@@ -157,6 +159,8 @@ def train_expert(
     criterion = SyncCriterion(recipe.loss).to(device)
     optimiser = make_optimiser(nn.ModuleList([expert, criterion]), recipe.optimiser)
     parts: dict[str, Any] = {"expert": expert, "optimiser": optimiser}
+    if recipe.average_decay > 0:
+        parts["average"] = average.model
     if criterion.state_dict():
         parts["criterion"] = criterion
     if descent.scaler.is_enabled():
@@ -170,7 +174,7 @@ def train_expert(
 
     def validate(skipped: int) -> tuple[RunState, dict[str, float]]:
         report = measure_accuracy(
-            expert,
+            average.model,
             held_out,
             known,
             threshold_from="training clips",
@@ -180,7 +184,7 @@ def train_expert(
         measures = {**run.take_means(), **report.measures()}
         if "criterion" in parts:
             measures["temperature"] = float(torch.as_tensor(criterion.temperature).detach())
-        run.judge(measures.get("preference", measures["accuracy"]), measures, expert, metadata)
+        run.judge(measures.get("preference", measures["accuracy"]), measures, average.model, metadata)
         _write_accuracy(report, run.folder / "accuracy", run.state.step, recipe.name)
         run.log({**measures, "skipped": skipped})
         return run.state, measures
@@ -225,6 +229,7 @@ def train_expert(
             nn.utils.clip_grad_norm_(expert.parameters(), recipe.optimiser.clip_norm)
             descent.take(optimiser)
             descent.end_step()
+            average.update(expert, step)
             measures = {"loss": processes.add([sum(losses)])[0]}
             run.add(measures)
             run.state.step = step + 1

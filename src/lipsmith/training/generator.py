@@ -1,6 +1,5 @@
 """Training the generator against an expert, or by other terms (paper, sections 3.4 and 3.5)."""
 
-import copy
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from lipsmith.geometry import Image
 from lipsmith.models.generators import build_generator
 from lipsmith.models.wav2lip import Wav2Lip, paint_with
 from lipsmith.timebase import EXPERT_FRAMES
+from lipsmith.training.averaging import AveragedWeights
 from lipsmith.training.batch import StepTensors, generate_faces
 from lipsmith.training.critics import Critic, Learner, make_critic
 from lipsmith.training.descent import Descent
@@ -52,22 +52,6 @@ from lipsmith.training.validation import Validation, quality, validate_generator
 _NUM_STRIPS = 3
 
 
-class _Average:
-    """The running average of the generator's weights: what is validated and shipped."""
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self.decay = decay
-
-    def update(self, model: nn.Module, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for own, new in zip(self.model.parameters(), model.parameters(), strict=True):
-                own.lerp_(new, 1 - decay)
-            for kept, latest in zip(self.model.buffers(), model.buffers(), strict=True):
-                kept.copy_(kept.lerp(latest, 1 - decay) if kept.is_floating_point() else latest)
-
-
 class GeneratorTraining:
     """The networks of one training and what a step does with them; knows no clips and no folder.
 
@@ -85,7 +69,7 @@ class GeneratorTraining:
         self.descent = Descent(recipe.precision, device)
         generator = build_generator(recipe.model.form, recipe.model.width, recipe.model.face_size)
         self.generator = generator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = _Average(self.generator, recipe.average_decay)
+        self.average = AveragedWeights(self.generator, recipe.average_decay)
         processes.share_norms(self.generator)
         self._generate = torch.compile(self.generator) if recipe.compile else self.generator
         self.optimiser = make_optimiser(self.generator, recipe.optimiser)
@@ -113,7 +97,7 @@ class GeneratorTraining:
             raise WeightsError(
                 f"{path} does not hold a generator of the recipe's dimensions ({str(error).splitlines()[0]})."
             ) from error
-        self.average = _Average(self.generator, self.recipe.average_decay)
+        self.average = AveragedWeights(self.generator, self.recipe.average_decay)
 
     @property
     def parts(self) -> dict[str, Any]:

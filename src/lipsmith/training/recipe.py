@@ -18,7 +18,7 @@ from lipsmith.timebase import EXPERT_FRAMES
 # A weight over the training: [[step, value], …], linear in between, constant outside. One number is constant.
 Schedule = float | list[tuple[int, float]]
 Share = Annotated[float, Field(ge=0, le=1)]
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 class _Strict(BaseModel):
@@ -111,13 +111,21 @@ class _Recipe(_Strict):
     checkpoint_every: int = Field(
         default=0, ge=0, description="steps between checkpoints besides those of validations; 0: none besides"
     )
-    precision: Precision = Field(default="fp32", description="of the forward passes; fp16 needs a GPU")
+    precision: Precision = Field(
+        default="fp32", description="of the forward passes; auto: see `resolve_precision`; fp16 needs a GPU"
+    )
     parts: int = Field(
         default=1,
         ge=1,
         description="parts in which a batch is worked off, their gradients added up; more when memory is short",
     )
     compile: bool = Field(default=False, description="whether torch.compile makes the forward passes faster")
+    average_decay: float = Field(
+        default=0,
+        ge=0,
+        lt=1,
+        description="of the averaged weights that are validated and kept; 0: the latest",
+    )
     data: DataRecipe = DataRecipe()
     faces: FaceRecipe = FaceRecipe()
     sound: SoundRecipe = SoundRecipe()
@@ -297,9 +305,7 @@ class GeneratorRecipe(_Recipe):
     critic: CriticRecipe = CriticRecipe()
     fine_tune_expert: ExpertFineTuning | None = None
     validation_clips: int = Field(default=14, gt=1, description="held-out clips looked at, spread evenly")
-    average_decay: float = Field(
-        default=0.998, ge=0, lt=1, description="of the averaged weights that are kept"
-    )
+    average_decay: float = Field(default=0.998, ge=0, lt=1)
 
     @model_validator(mode="before")
     @classmethod
