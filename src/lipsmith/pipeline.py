@@ -10,11 +10,11 @@ import math
 import os
 import time
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -26,12 +26,13 @@ from numpy.typing import NDArray
 
 from lipsmith.audio.mel import SILENCE, mel_column_blocks, mel_spectrogram
 from lipsmith.audio.voice import activity_of_level, silence_pauses, speech_activity, voice_level
-from lipsmith.audio.windows import WindowStream
+from lipsmith.audio.windows import LiveWindowStream, WindowStream, look_ahead_seconds
 from lipsmith.compose.paste import paste_into
 from lipsmith.conditioning import mask_lower_half
 from lipsmith.errors import InputError, NoFaceError, OutputError, UsageError
 from lipsmith.faces.crop import CropRule
 from lipsmith.faces.detect import FaceDetector, resolve_detector
+from lipsmith.faces.live import LiveFaceTracker
 from lipsmith.faces.track import FaceTracker, primary_box_rows, primary_boxes
 from lipsmith.geometry import Box, Crop, Image
 from lipsmith.media.probe import MediaInfo, VideoStream, probe
@@ -50,6 +51,7 @@ from lipsmith.timeline import (
     frames_in_order,
     picture_steps,
 )
+from lipsmith.track_file import KeptTrack, UnusableTrackError, read_track, track_key, track_path, write_track
 
 if TYPE_CHECKING:
     from lipsmith.provenance.identity import Identity
@@ -92,6 +94,8 @@ class SyncOptions:
             trained with.
         close_in_silence: Where nobody speaks, let the generator hear silence instead of noise.
         overwrite: Whether an existing output may be replaced. An input is never replaced.
+        keep_track: Keep where the face is beside the video (`lipsmith.track_file`), and search for it only where no
+            such file fits: the second speech for the same video skips the detector.
     """
 
     face: int | None = None
@@ -108,6 +112,7 @@ class SyncOptions:
     audio_lead_seconds: Fraction | float | None = None
     close_in_silence: bool = True
     overwrite: bool = False
+    keep_track: bool = False
 
     def __post_init__(self) -> None:
         if self.length not in LENGTH_POLICIES:
@@ -318,6 +323,82 @@ class LipSyncer:
             for work in rendered:
                 yield work.picture.bgr()
 
+    def stream(
+        self,
+        frames: Iterable[Image],
+        audio_chunks: Iterable[FloatArray],
+        *,
+        rate: Fraction = TRAINING_RATE_HZ,
+        boxes: Iterable[Box | None] | None = None,
+        face: int | None = None,
+        close_in_silence: bool = True,
+    ) -> Generator[Image, None, None]:
+        """`frames` as they come, with the mouth saying `audio_chunks` as they come: for live use.
+
+        A frame comes out as soon as the sound that it hears is there, which is `look_ahead_seconds` of sound after the
+        frame's own time (0.1725 s, five frames of 25 a second, with the default weights) and the time that one frame
+        takes to compute. Nothing works ahead: each frame and each chunk is taken when it is needed, in the calling
+        thread, first the frame, then the sound up to its look-ahead. So a source that waits, such as a microphone's
+        queue, makes the stream wait, and frames that arrive meanwhile must be kept by their source. Sound that ends
+        early is followed by silence; with the last frame the stream ends. Closing it closes sources that are
+        generators.
+
+            frames, chunks = camera_queue(), microphone_queue()  # your own iterators
+            with lipsmith.LipSyncer.load() as syncer:
+                for image in syncer.stream(frames, chunks, rate=Fraction(25)):
+                    show(image)
+
+        Args:
+            frames: uint8 BGR, height × width × 3, all of one size.
+            audio_chunks: Mono, 16 kHz, floats in [-1, 1], (n,) each, of any lengths; the first sample sounds with the
+                first frame.
+            rate: Frames a second.
+            boxes: The face in each frame, as `track` gives them for a recorded video that is to say live speech. None:
+                the face is followed as frames come, without any delay, and less steadily than by `track`.
+            face: Whose mouth if several are in sight when it begins: 0 or None is the largest.
+            close_in_silence: Where nobody speaks, let the generator hear silence; told by the last ten seconds.
+
+        Raises:
+            ValueError: a frame or a chunk of another form.
+        """
+        rate = Fraction(rate)
+        tracker = LiveFaceTracker(self.detector, rate=rate, face=face) if boxes is None else None
+        known = iter(()) if boxes is None else iter(boxes)
+        samples = _checked_chunks(audio_chunks)
+        blocks = mel_column_blocks(samples)
+        windows = LiveWindowStream(blocks) if close_in_silence else WindowStream(blocks)
+        lead, clock = self._lead(None), _Clock()
+
+        def works() -> Iterator[_Work]:
+            shape = None
+            for index, image in enumerate(frames):
+                shape = _checked_image(image, index, shape)
+                picture = ArrayPicture(image)
+                box = next(known, None) if tracker is None else self._inside(tracker.box(picture), picture)
+                yield _Work(picture, index / rate, box, 0 if tracker is None else tracker.shot)
+
+        try:
+            with closing(self._shown(works(), 1, clock)) as shown:
+                for batch in shown:
+                    if batch[0].box is None:  # it keeps its place in time all the same
+                        windows.batch([window_start(batch[0].time, lead)])
+                    yield _compose(self._generate(batch, windows, lead, clock)[0], clock, None).picture.bgr()
+        finally:
+            for source in (frames, audio_chunks, boxes):
+                close_iterator(source)
+
+    @property
+    def look_ahead_seconds(self) -> Fraction:
+        """How much sound after a frame's own time `stream` waits for, with these weights."""
+        return look_ahead_seconds(self._lead(None))
+
+    def _inside(self, box: Box | None, picture: Picture) -> Box | None:
+        """`box`, unless its crop lies beside the picture."""
+        if box is None:
+            return None
+        (rows, columns), _ = self.crop_rule.crop(box).visible(picture.height, picture.width)
+        return None if rows.start >= rows.stop or columns.start >= columns.stop else box
+
     def sync(
         self,
         video: str | Path,
@@ -340,13 +421,17 @@ class LipSyncer:
         job = _Job(
             video, audio, output, options, info, info.video, sound, _identity(options), clock, progress
         )
+        known = _known_faces(job, self._track_settings(options)) if options.keep_track else None
         done: _Done | None = None
-        if _suits_one_pass(job):
+        if known is not None and known.track is not None:
+            done = self._in_last_pass(job, self._survey(job, known.track))
+        elif _suits_one_pass(job):
             with suppress(_UndecidedError):
                 done = self._in_one_pass(job)
         if done is None:
-            job.notes.clear()
             done = self._in_two_passes(job)
+        if known is not None and known.track is None:
+            _keep_faces(job, known, done.survey)
         survey, plan = done.survey, done.plan
         without_face = _ranges_without_face(plan, survey)
         num_synced = _num_synced(plan, without_face)
@@ -378,23 +463,57 @@ class LipSyncer:
             for _ in frames:
                 job.progress.show(len(scout.times))
         with job.clock.working("track"):
-            survey = scout.finish(job.info)
+            survey = scout.finish(job)
+        return self._in_last_pass(job, survey)
+
+    def _in_last_pass(self, job: "_Job", survey: "_Survey") -> "_Done":
+        """The pixels of a video whose faces are known."""
         plan = _plan(survey, job.sound.duration, job.options.length)
         done = _Done(survey, plan)
         works = self._planned_frames(job, survey, plan)
         self._write(job, works, plan.num_frames, plan.duration, plan.has_variable_rate, lambda: done)
         return done
 
+    def _track_settings(self, options: SyncOptions) -> dict[str, Any]:
+        """What decides about boxes, besides the video."""
+        detector = self.detector
+        values = (
+            {entry.name: getattr(detector, entry.name) for entry in fields(detector)}
+            if is_dataclass(detector)
+            else {"name": detector.name}
+        )
+        values.pop("threads", None)
+        return {"detector": values, "face": options.face or 0}
+
+    def _survey(self, job: "_Job", track: KeptTrack) -> "_Survey":
+        """Of a kept track, what a scout would have seen up to the end of the sound.
+
+        Raises:
+            NoFaceError: no frame has the face.
+        """
+        times = track.times
+        num_frames = max(1, bisect_left(times, job.sound.duration))
+        if num_frames < len(times):
+            times = times[:num_frames]
+        starts = [start for start in track.shot_starts if start < num_frames]
+        found = track.boxes[:num_frames]
+        return _surveyed(
+            job, self.crop_rule, times, found, starts, track.frame_bytes, track.has_others, track.until
+        )
+
     def _in_one_pass(self, job: "_Job") -> "_Done":
         """The faces run ahead of the pixels by a few seconds of frames, which are kept: each is decoded once.
 
         Raises:
-            _UndecidedError: whose face it is shows only later than that; nothing is written.
+            _UndecidedError: whose face it is shows only later than that, or the frames between are too large to be
+                kept; nothing is written.
         """
         scout = _Scout(job.picture, self.detector, self.crop_rule, job.options.face)
+        if scout.num_frames_ahead * _frame_bytes(job.picture) > _AHEAD_BYTES:
+            raise _UndecidedError
         done: list[_Done] = []
-        most = int(job.sound.duration * job.picture.rate) + 1
-        total = most if job.picture.num_frames is None else min(job.picture.num_frames, most)
+        # The output ends with the sound: the video goes on by itself or by the length policy.
+        total = max(1, math.ceil(job.sound.duration * job.picture.rate - Fraction(1, 2)))
         works = self._frames_behind(job, scout, done.append)
         self._write(job, works, total, job.sound.duration, False, lambda: done[0])
         return done[0]
@@ -418,6 +537,8 @@ class LipSyncer:
 
         with closing(self._scouted(job, scout)) as frames:
             for frame in frames:
+                if frame.time * job.picture.rate != frame.index:
+                    raise _UndecidedError  # the writer was promised a constant rate
                 held.append(frame)
                 with job.clock.working("track"):
                     rows = scout.settled()
@@ -425,7 +546,7 @@ class LipSyncer:
                 if len(held) > 1 and len(held) * frame.picture.nbytes > _AHEAD_BYTES:
                     raise _UndecidedError
         with job.clock.working("track"):
-            survey = scout.finish(job.info)
+            survey = scout.finish(job)
         yield from settled(survey.boxes[len(scout.times) - len(held) :])
         plan = _plan(survey, job.sound.duration, job.options.length)
         on_done(_Done(survey, plan))
@@ -438,6 +559,7 @@ class LipSyncer:
         with Prefetch(job.clock.timed("decode", read_pictures(job.video)), 4, "decode") as frames:
             for frame in frames:
                 if frame.time >= job.sound.duration:
+                    scout.until = job.sound.duration
                     break
                 with job.clock.working("track"):
                     scout.add(frame)
@@ -543,7 +665,9 @@ class LipSyncer:
         ):
             yield from done
 
-    def _shown(self, works: Iterable["_Work"], batch_size: int, clock: "_Clock") -> Iterator[list["_Work"]]:
+    def _shown(
+        self, works: Iterable["_Work"], batch_size: int, clock: "_Clock"
+    ) -> Generator[list["_Work"], None, None]:
         """Batches of frames, with what the generator sees of those that have a face."""
         iterator = iter(works)
         steady = SteadyReference() if self.card.reference == "steady" else None
@@ -627,6 +751,26 @@ def to_network(crops: Sequence[Image]) -> FloatArray:
     return np.stack(crops).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
 
 
+def _checked_image(image: Image, index: int, shape: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The shape of a streamed frame; that of the one before is `shape`."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or shape not in (None, image.shape):
+        wanted = "height × width × 3" if shape is None else " × ".join(map(str, shape))
+        raise ValueError(
+            f"frame {index} is {image.dtype} {' × '.join(map(str, image.shape))}; it must be uint8 BGR {wanted}"
+        )
+    return image.shape
+
+
+def _checked_chunks(chunks: Iterable[FloatArray]) -> Iterator[FloatArray]:
+    for index, chunk in enumerate(chunks):
+        if chunk.ndim != 1 or not np.issubdtype(chunk.dtype, np.floating):
+            raise ValueError(
+                f"chunk {index} of the sound is {chunk.dtype} {' × '.join(map(str, chunk.shape))}; it must be mono "
+                "floats from -1 to 1, (n,): divide 16-bit samples by 32768"
+            )
+        yield chunk
+
+
 @dataclass(slots=True)
 class _Work:
     """One frame on its way through the second pass."""
@@ -701,6 +845,12 @@ class _Scout:
         self._frame_bytes = 1
         self._held: Floats = np.full((0, 4), np.nan)
         self._settled: list[Floats] = []
+        self.until: Fraction | None = None  # where in the video it stopped looking; None: nowhere
+
+    @property
+    def num_frames_ahead(self) -> int:
+        """Frames that are seen before the first of them is settled."""
+        return math.ceil(self._tracker.look_ahead * self._picture.rate)
 
     def add(self, frame: TimedPicture) -> None:
         """See the next frame."""
@@ -712,10 +862,15 @@ class _Scout:
         """Boxes of the next frames that are known for certain, or will be found wrong by `finish`.
 
         None come before a face does: a video without any is not worth a beginning.
+
+        Raises:
+            _UndecidedError: what came before was another person's than now seems right.
         """
         self._held = np.concatenate([self._held, self._visible(self._tracker.settled())])
         if not self._settled and np.isnan(self._held).all():
             return self._held[:0]
+        if self._tracker.is_overruled:
+            raise _UndecidedError
         rows, self._held = self._held, self._held[:0]
         if len(rows):
             self._settled.append(rows)
@@ -725,7 +880,7 @@ class _Scout:
         """Number of the shot that frame `index` is in."""
         return bisect_right(self._tracker.shot_starts, index)
 
-    def finish(self, info: MediaInfo) -> "_Survey":
+    def finish(self, job: _Job) -> "_Survey":
         """What was seen, when no frame is left.
 
         Raises:
@@ -734,29 +889,62 @@ class _Scout:
             _UndecidedError: what `settled` said was wrong.
         """
         if not self.times:
-            raise InputError(f"The video stream of {info.path} has no frames; give a video with a picture.")
+            raise InputError(f"The video stream of {job.video} has no frames; give a video with a picture.")
         tracks = self._tracker.finish()
-        boxes = self._visible(primary_box_rows(tracks, len(self.times), self._face))
-        settled = np.concatenate(self._settled) if self._settled else boxes[:0]
-        if not np.allclose(settled, boxes[: len(settled)], rtol=0, atol=1e-3, equal_nan=True):
+        survey = _surveyed(
+            job,
+            self._rule,
+            self.times,
+            primary_box_rows(tracks, len(self.times), self._face),
+            self._tracker.shot_starts,
+            self._frame_bytes,
+            bool(tracks),
+            self.until,
+        )
+        settled = np.concatenate(self._settled) if self._settled else survey.boxes[:0]
+        if not np.allclose(settled, survey.boxes[: len(settled)], rtol=0, atol=1e-3, equal_nan=True):
             raise _UndecidedError
-        faces = [box for row in boxes if (box := _box(row)) is not None]
-        if not faces:
-            raise NoFaceError(
-                _no_face_message(info, len(self.times), self.times[-1], self._face, bool(tracks))
-            )
-        height = round(float(np.median([self._rule.crop(box).height for box in faces])))
-        starts = self._tracker.shot_starts
-        return _Survey(self._picture, self.times, boxes, starts, self._frame_bytes, height)
+        return survey
 
     def _visible(self, boxes: Floats) -> Floats:
-        """`boxes`, those left out whose crop lies beside the picture."""
-        for index in np.flatnonzero(~np.isnan(boxes[:, 0])).tolist():
-            box = Box(*boxes[index].tolist())
-            (rows, columns), _ = self._rule.crop(box).visible(self._picture.height, self._picture.width)
-            if rows.start >= rows.stop or columns.start >= columns.stop:
-                boxes[index] = np.nan
-        return boxes
+        return _visible(boxes, self._rule, self._picture)
+
+
+def _surveyed(
+    job: _Job,
+    rule: CropRule,
+    times: FrameTimes,
+    found: Floats,
+    shot_starts: list[int],
+    frame_bytes: int,
+    has_others: bool,
+    until: Fraction | None,
+) -> "_Survey":
+    """What is known of a video in which a face was `found`, (n, 4).
+
+    Raises:
+        NoFaceError: no frame has the face.
+    """
+    boxes = _visible(found, rule, job.picture)
+    faces = [box for row in boxes if (box := _box(row)) is not None]
+    if not faces:
+        face = job.options.face
+        raise NoFaceError(_no_face_message(job.info, len(times), times[-1], face, has_others))
+    height = round(float(np.median([rule.crop(box).height for box in faces])))
+    return _Survey(job.picture, times, boxes, shot_starts, frame_bytes, height, found, has_others, until)
+
+
+def _visible(boxes: Floats, rule: CropRule, picture: VideoStream) -> Floats:
+    """`boxes`, those left out whose crop lies beside the picture; the same array if none does."""
+    hidden = []
+    for index in np.flatnonzero(~np.isnan(boxes[:, 0])).tolist():
+        (rows, columns), _ = rule.crop(Box(*boxes[index].tolist())).visible(picture.height, picture.width)
+        if rows.start >= rows.stop or columns.start >= columns.stop:
+            hidden.append(index)
+    if hidden:
+        boxes = boxes.copy()
+        boxes[hidden] = np.nan
+    return boxes
 
 
 def _box(row: Floats) -> Box | None:
@@ -777,6 +965,9 @@ class _Survey:
     shot_starts: list[int]
     frame_bytes: int
     face_height: int
+    found: NDArray[np.float64]  # `boxes` with those whose crop lies beside the picture
+    has_others: bool  # whether there are other faces
+    until: Fraction | None  # seconds of the video that were looked at; None: all of it
 
     def shot(self, index: int) -> int:
         """Number of the shot that frame `index` is in."""
@@ -797,6 +988,40 @@ class _Plan:
     duration: Fraction
     num_kept: int
     has_variable_rate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _KnownFaces:
+    """The file beside the video for what is found in it, its key, and what it holds, if that can be used."""
+
+    path: Path
+    key: str
+    track: KeptTrack | None
+
+
+def _known_faces(job: _Job, settings: dict[str, Any]) -> _KnownFaces | None:
+    """What is kept beside a video; None for a still image, which is not worth it."""
+    if job.info.is_image:
+        return None
+    path, key = track_path(job.video), track_key(job.video, settings)
+    try:
+        track = read_track(path, key)
+        if track is not None and track.until is not None and track.until < job.sound.duration:
+            raise UnusableTrackError("ends before the speech does")
+    except UnusableTrackError as error:
+        job.notes.append(f"The kept track {path} {error}: the face was searched for again.")
+        track = None
+    return _KnownFaces(path, key, track)
+
+
+def _keep_faces(job: _Job, known: _KnownFaces, survey: _Survey) -> None:
+    track = KeptTrack(
+        survey.times, survey.found, survey.shot_starts, survey.frame_bytes, survey.has_others, survey.until
+    )
+    try:
+        write_track(known.path, known.key, track)
+    except OSError as error:
+        job.notes.append(f"The track could not be kept in {known.path}: {error.strerror or error}.")
 
 
 def _plan(survey: _Survey, audio_seconds: Fraction, wanted_policy: str) -> _Plan:
@@ -910,6 +1135,12 @@ def _suits_one_pass(job: _Job) -> bool:
         and picture.variable_rate is False  # else only a pass tells the encoder what rate to promise
         and min(job.sound.duration, picture.duration or job.sound.duration) <= _ONE_PASS_SECONDS
     )
+
+
+def _frame_bytes(picture: VideoStream) -> int:
+    """About what a decoded frame takes in memory."""
+    is_planar = picture.pixel_format == "yuv420p" and not picture.rotation
+    return picture.width * picture.height * 3 // (2 if is_planar else 1)
 
 
 def _num_synced(plan: "_Plan", without_face: list[FrameRange]) -> int:

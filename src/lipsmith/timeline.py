@@ -15,7 +15,11 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import Literal, Protocol, TypeVar, get_args, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lipsmith.prefetch import close_iterator
 
@@ -46,6 +50,26 @@ class FrameTimes(Sequence[Fraction]):
         self._numerators, self._denominators = array("q"), array("q")
         for time in times:
             self.append(time)
+
+    @classmethod
+    def of_arrays(cls, numerators: NDArray[np.int64], denominators: NDArray[np.int64]) -> "FrameTimes":
+        """The inverse of `to_arrays`.
+
+        Raises:
+            ValueError: these are no times from 0 on that strictly increase.
+        """
+        times = cls()
+        if numerators.shape != denominators.shape or numerators.ndim != 1 or (denominators < 1).any():
+            raise ValueError("numerators and denominators do not belong together")
+        times._numerators = array("q", numerators.tolist())
+        times._denominators = array("q", denominators.tolist())
+        if len(times) and (times[0] != 0 or any(one >= other for one, other in pairwise(times))):
+            raise ValueError("times must begin at 0 and increase")
+        return times
+
+    def to_arrays(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Numerators and denominators."""
+        return np.array(self._numerators, np.int64), np.array(self._denominators, np.int64)
 
     def append(self, time: Fraction) -> None:
         """Add a time after the last one."""

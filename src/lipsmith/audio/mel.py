@@ -17,8 +17,10 @@ FloatArray = NDArray[np.float32]
 
 SILENCE = -4.0  # what a column without any sound holds
 
+SAMPLES_AHEAD = 400  # how far a column hears beyond its middle
+
 _FFT_SIZE = 800
-_HALF = _FFT_SIZE // 2
+_HALF = SAMPLES_AHEAD
 _PREEMPHASIS = 0.97
 _LOWEST_HZ, _HIGHEST_HZ = 55.0, 7600.0
 _FLOOR = 1e-5  # amplitude; -100 dB
@@ -96,8 +98,8 @@ def mel_column_blocks(blocks: Iterable[FloatArray]) -> Iterator[FloatArray]:
         if not started and len(held) > _HALF:
             held = np.concatenate([held[_HALF:0:-1], held])
             started = True
-        # The last 400 samples are needed for mirroring the end, so they stay behind.
-        while started and (ready := (len(held) - _HALF - _FFT_SIZE) // HOP_SAMPLES) > 0:
+        # A column comes with the last sample that it hears; what stays behind is enough to mirror the end.
+        while started and (ready := (len(held) - _FFT_SIZE) // HOP_SAMPLES + 1) > 0:
             count = min(ready, _BLOCK_COLUMNS)
             yield _columns(held[: (count - 1) * HOP_SAMPLES + _FFT_SIZE])
             held = held[count * HOP_SAMPLES :]

@@ -3,16 +3,27 @@
 `lipsmith.timebase.window_start` says where a frame's window begins; here it is cut.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsmith.audio.mel import SILENCE
-from lipsmith.timebase import NUM_MELS, WINDOW_COLUMNS, frame_time, window_start
+from lipsmith.audio.mel import SAMPLES_AHEAD, SILENCE
+from lipsmith.audio.voice import activity_of_level, silence_pauses, voice_level
+from lipsmith.timebase import (
+    HOP_SAMPLES,
+    MEL_RATE_HZ,
+    NUM_MELS,
+    SAMPLE_RATE_HZ,
+    WINDOW_COLUMNS,
+    frame_time,
+    window_start,
+)
 
 FloatArray = NDArray[np.float32]
+
+_REMEMBERED_COLUMNS = 10 * MEL_RATE_HZ  # by which a live sound's pauses are told from its speech
 
 
 def window_mel(mel: FloatArray, start: int) -> FloatArray:
@@ -79,3 +90,40 @@ class WindowStream:
                 break
             self._held = np.concatenate([self._held, block], axis=1)
         return window_batch(self._held, [start - self._first for start in starts])
+
+
+class LiveWindowStream(WindowStream):
+    """A `WindowStream` whose pauses are silenced by what was heard till now: of a live sound there is no whole.
+
+    A column is told to be speech or not by `activity_of_level` of the last ten seconds, each time that a window shows
+    it. So where speech begins, the first windows that reach it lack the 150 ms before it; they come back in the next.
+    """
+
+    def __init__(self, blocks: Iterable[FloatArray]) -> None:
+        super().__init__(self._noted(blocks))
+        self._levels = np.zeros(0, np.float32)
+        self._num_columns = 0
+
+    def _noted(self, blocks: Iterable[FloatArray]) -> Iterator[FloatArray]:
+        for block in blocks:
+            self._levels = np.concatenate([self._levels, voice_level(block)])[-_REMEMBERED_COLUMNS:]
+            self._num_columns += block.shape[1]
+            yield block
+
+    def batch(self, starts: Sequence[int]) -> FloatArray:
+        """See `WindowStream.batch`."""
+        batch = super().batch(starts)
+        activity = activity_of_level(self._levels)
+        first = self._num_columns - len(activity)
+        for row, start in enumerate(starts):
+            places = np.arange(start, start + WINDOW_COLUMNS) - first
+            is_known = (places >= 0) & (places < len(activity))
+            speaks = np.zeros(WINDOW_COLUMNS, np.float32)
+            speaks[is_known] = activity[places[is_known]]
+            batch[row, 0] = silence_pauses(batch[row, 0], speaks)
+        return batch
+
+
+def look_ahead_seconds(lead_seconds: Fraction) -> Fraction:
+    """How far beyond a frame's time its window hears, at most: so much later it can be generated at the earliest."""
+    return Fraction((WINDOW_COLUMNS - 1) * HOP_SAMPLES + SAMPLES_AHEAD, SAMPLE_RATE_HZ) - lead_seconds

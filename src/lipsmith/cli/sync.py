@@ -83,6 +83,12 @@ def sync(
     private_key: Annotated[
         Path | None, typer.Option("--private-key", help="PEM key that belongs to --certificate.")
     ] = None,
+    keep_track: Annotated[
+        bool,
+        typer.Option(
+            "--keep-track", help="Keep where the face is beside VIDEO: the next speech for it starts at once."
+        ),
+    ] = False,
     force: Force = False,
     as_json: JsonReport = False,
 ) -> None:
@@ -105,6 +111,7 @@ def sync(
         audio_lead_seconds=audio_lead,
         close_in_silence=not keep_noise,
         overwrite=force,
+        keep_track=keep_track,
     )
     report(run(video, audio, output, model=model, options=options), as_json)
 

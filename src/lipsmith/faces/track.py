@@ -124,27 +124,75 @@ def face_box(detection: Detection) -> Box:
 
 
 @dataclass(slots=True)
-class _Face:
-    """One detection, as the tracker sees it."""
+class TrackedFace:
+    """One detection, as trackers see it."""
 
     box: Box
     score: float
     found: Box | None = None  # the detector's own box
 
     @classmethod
-    def of(cls, detection: Detection) -> "_Face":
+    def of(cls, detection: Detection) -> "TrackedFace":
         """A detection in pixels of the frame."""
         return cls(face_box(detection), detection.score, detection.box)
 
-    def shift(self, other: "_Face") -> float:
+    def shift(self, other: "TrackedFace") -> float:
         """Distance of the centres in widths of the mean face."""
         (x, y), (other_x, other_y) = self.box.center, other.box.center
         return float(np.hypot(x - other_x, y - other_y)) * 2 / max(self.box.width + other.box.width, 1e-6)
 
-    def growth(self, other: "_Face") -> float:
+    def growth(self, other: "TrackedFace") -> float:
         """Ratio of the heights, at least 1."""
         small, large = sorted((max(self.box.height, 1e-6), max(other.box.height, 1e-6)))
         return large / small
+
+
+def search(detector: FaceDetector, picture: Picture) -> list[TrackedFace]:
+    """Every face of a whole frame, the most certain first."""
+    times = 0
+    while min(picture.width, picture.height) >> (times + 1) >= SEARCH_SHORT_SIDE:
+        times += 1
+    image = picture.halved(times)
+    back = picture.width / image.shape[1], picture.height / image.shape[0]
+    return [TrackedFace.of(found.placed(*back)) for found in detector.detect(image)]
+
+
+def follow(detector: FaceFollower, picture: Picture, face: TrackedFace) -> TrackedFace | None:
+    """`face` of a frame a moment ago, found again in `picture`; None where that is not certain."""
+    assert face.found is not None
+    near = face.found.padded(*[SURROUNDINGS] * 4).clipped(picture.width, picture.height)
+    left, top = int(near.left), int(near.top)
+    rows, columns = slice(top, int(near.bottom)), slice(left, int(near.right))
+    if rows.stop - rows.start < 2 or columns.stop - columns.start < 2:
+        return None
+    found = detector.look_again(picture.part(rows, columns), face.found.shifted(-left, -top))
+    if found is None:
+        return None
+    followed = TrackedFace.of(found.placed(1, 1, left, top))
+    if face.shift(followed) > FOLLOWED_SHIFT or face.growth(followed) > FOLLOWED_GROWTH:
+        return None
+    return followed
+
+
+class CutWatch:
+    """Tells scene cuts from pans, frame by frame."""
+
+    def __init__(self) -> None:
+        self._thumbnail: NDArray[np.float32] | None = None
+        self._usual_change = 0.0
+
+    def is_cut(self, picture: Picture) -> bool:
+        """Whether a new shot begins with this, the next frame."""
+        thumbnail = picture.sketch(*THUMBNAIL).astype(np.float32)
+        before, self._thumbnail = self._thumbnail, thumbnail
+        if before is None:
+            return False
+        change = _change(before, thumbnail)
+        if change > CUT_DIFFERENCE and change > CUT_CONTRAST * self._usual_change:
+            self._usual_change = 0.0
+            return True
+        self._usual_change += (change - self._usual_change) / 4
+        return False
 
 
 @dataclass(slots=True)
@@ -152,14 +200,14 @@ class _Look:
     """What the detector saw in one frame."""
 
     frame: int
-    faces: list[_Face]
+    faces: list[TrackedFace]
 
 
 @dataclass(slots=True)
 class _Course:
     """A track in the making: the frames in which its face was detected, in arrays, as a shot may last for hours."""
 
-    last: _Face
+    last: TrackedFace
     frames: "array[int]" = field(default_factory=lambda: array("q"))
     # Centre x, y, width, height and score in each of them.
     states: "array[float]" = field(default_factory=lambda: array("d"))
@@ -169,7 +217,7 @@ class _Course:
         """Frames from the first to the last detection, both included."""
         return self.frames[-1] - self.frames[0] + 1
 
-    def add(self, frame: int, face: _Face) -> None:
+    def add(self, frame: int, face: TrackedFace) -> None:
         """Go on with `face` in `frame`."""
         self.last = face
         self.frames.append(frame)
@@ -211,8 +259,7 @@ class FaceTracker:
         self._waiting: list[Picture] = []  # frames since the last search, the newest last
         self._search: _Look | None = None  # the last look at a whole frame
         self._followed: list[_Look] = []  # the looks since then
-        self._thumbnail: NDArray[np.float32] | None = None
-        self._usual_change = 0.0
+        self._cuts = CutWatch()
         self.shot_starts: list[int] = []
         self._shot = 0
         self._shot_start = 0
@@ -220,6 +267,9 @@ class FaceTracker:
         self._shot_courses: list[_Course] = []
         self._tracks: list[FaceTrack] = []
         self._num_settled = 0
+        self._settled: list[Floats] = []  # of the shot that goes on
+        self.is_overruled = False
+        """Whether `settled` has given boxes of one person, and another is the largest by now."""
         self._finished = False
 
     def add(self, picture: Picture | Image, index: int | None = None) -> None:
@@ -235,7 +285,7 @@ class FaceTracker:
             raise ValueError(f"frame {self._next} was expected, not frame {index}")
         if isinstance(picture, np.ndarray):
             picture = ArrayPicture(picture)
-        if self._is_cut(picture):
+        if self._cuts.is_cut(picture):
             self._end_shot()
         if self._next == self._shot_start:
             self.shot_starts.append(self._next)
@@ -249,7 +299,7 @@ class FaceTracker:
         """Boxes of the largest face in the next frames that no frame to come can move any more, (n, 4) or NaN.
 
         They come about `look_ahead` seconds late. Together the answers are what `primary_box_rows` says in the end,
-        unless the face that was largest so far is not that of its whole shot: compare.
+        unless the face that was largest so far is not that of its whole shot: see `is_overruled`, and compare.
         """
         first = self._num_settled
         rows = np.full((0, 4), np.nan)
@@ -259,6 +309,8 @@ class FaceTracker:
             rows = primary_box_rows(tracks, self._shot_start)[first:]
         elif self._search is not None:
             rows = self._settled_in_shot(first, self._search.frame + 1)
+            if len(rows):
+                self._settled.append(rows)
         self._num_settled += len(rows)
         return rows
 
@@ -281,7 +333,12 @@ class FaceTracker:
             return np.full((0, 4), np.nan)
         courses = [course for course in courses if course.num_frames >= shortest]
         if len(courses) > 1:
-            return primary_box_rows([self._track(course) for course in courses], end)[first:]
+            boxes = primary_box_rows([self._track(course) for course in courses], end)
+            if self._settled:
+                said = np.concatenate(self._settled)
+                now = boxes[first - len(said) : first]
+                self.is_overruled |= not np.allclose(said, now, rtol=0, atol=1e-3, equal_nan=True)
+            return boxes[first:]
         rows = np.full((end - first, 4), np.nan)
         for course in courses:
             start, stop = max(first, course.frames[0]), min(end, course.frames[-1] + 1)
@@ -301,18 +358,6 @@ class FaceTracker:
             ]
         return list(self._tracks)
 
-    def _is_cut(self, picture: Picture) -> bool:
-        thumbnail = picture.sketch(*THUMBNAIL).astype(np.float32)
-        before, self._thumbnail = self._thumbnail, thumbnail
-        if before is None:
-            return False
-        change = _change(before, thumbnail)
-        if change > CUT_DIFFERENCE and change > CUT_CONTRAST * self._usual_change:
-            self._usual_change = 0.0
-            return True
-        self._usual_change += (change - self._usual_change) / 4
-        return False
-
     def _end_shot(self) -> None:
         if self._waiting:
             self._search_newest()
@@ -323,6 +368,7 @@ class FaceTracker:
             if course.num_frames >= shortest:
                 self._tracks.append(self._track(course))
         self._open, self._shot_courses, self._search = [], [], None
+        self._settled.clear()
         if num_frames > 0:
             self._shot += 1
             self._shot_start = self._next
@@ -361,35 +407,22 @@ class FaceTracker:
 
     def _detect(self, frame: int, picture: Picture) -> _Look:
         """Search a whole frame."""
-        times = 0
-        while min(picture.width, picture.height) >> (times + 1) >= SEARCH_SHORT_SIDE:
-            times += 1
-        image = picture.halved(times)
-        back = picture.width / image.shape[1], picture.height / image.shape[0]
-        return _Look(frame, [_Face.of(found.placed(*back)) for found in self.detector.detect(image)])
+        return _Look(frame, search(self.detector, picture))
 
     def _follow(self, frame: int, picture: Picture, last: _Look) -> _Look | None:
         """A look for no more than the faces of `last`; None if one of them is not found again for certain."""
         if not last.faces or not isinstance(self.detector, FaceFollower):
             return None
-        faces = []
+        faces: list[TrackedFace] = []
         for face in last.faces:
-            assert face.found is not None
-            near = face.found.padded(*[SURROUNDINGS] * 4).clipped(picture.width, picture.height)
-            left, top = int(near.left), int(near.top)
-            rows, columns = slice(top, int(near.bottom)), slice(left, int(near.right))
-            if rows.stop - rows.start < 2 or columns.stop - columns.start < 2:
+            followed = follow(self.detector, picture, face)
+            if followed is None:
                 return None
-            part = picture.part(rows, columns)
-            found = self.detector.look_again(part, face.found.shifted(-left, -top))
-            if found is None:
+            if any(
+                followed.shift(other) < FOLLOWED_SHIFT for other in faces
+            ):  # two that came to the same face
                 return None
-            faces.append(_Face.of(found.placed(1, 1, left, top)))
-            if face.shift(faces[-1]) > FOLLOWED_SHIFT or face.growth(faces[-1]) > FOLLOWED_GROWTH:
-                return None
-        for number, face in enumerate(faces):  # two that came to the same face
-            if any(face.shift(other) < FOLLOWED_SHIFT for other in faces[:number]):
-                return None
+            faces.append(followed)
         return _Look(frame, faces)
 
     def _looks_between(self, before: _Look, after: _Look, first_waiting: int) -> list[_Look]:
@@ -587,5 +620,5 @@ def _may_be_same(track: FaceTrack, other: FaceTrack) -> bool:
     if track.first_frame <= other.last_frame and other.first_frame <= track.last_frame:
         return False
     earlier, later = sorted((track, other), key=lambda track: track.first_frame)
-    before, after = _Face(Box(*earlier.boxes[-1]), 1.0), _Face(Box(*later.boxes[0]), 1.0)
+    before, after = TrackedFace(Box(*earlier.boxes[-1]), 1.0), TrackedFace(Box(*later.boxes[0]), 1.0)
     return before.shift(after) <= 3.0 and before.growth(after) <= 2.0
