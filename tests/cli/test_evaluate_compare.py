@@ -98,3 +98,22 @@ def test_mistakes_are_told(
     monkeypatch.chdir(systems[0].parent)
     done = run("evaluate", "compare", *arguments)
     assert (done.code, len(done.sentences)) == (code, 1) and words in done.err
+
+
+def test_a_page_of_a_comparison_and_of_scores(
+    run: Command, systems: tuple[Path, Path], expert: str, tmp_path: Path
+) -> None:
+    one, other = systems
+    whole = ("--judge", expert, "--protocol", "whole-clip", "-o", tmp_path / "out")
+    run("evaluate", "compare", one, other, *whole)
+    done = run("evaluate", "report", tmp_path / "out", "--worst", 1)
+    assert (done.code, done.out.strip()) == (ExitCode.OK, str(tmp_path / "out" / "report.html"))
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert text.count("data:image/jpeg") == 2 and "other − one" in text
+
+    run("evaluate", "score", one, *whole)
+    page = tmp_path / "page.html"
+    done = run("evaluate", "report", tmp_path / "out" / "scores.json", "-o", page, "--title", "Mine")
+    assert done.code == ExitCode.OK and "<h1>Mine</h1>" in page.read_text()
+    refused = run("evaluate", "report", one)
+    assert refused.code == ExitCode.DATA and "no result in" in refused.err

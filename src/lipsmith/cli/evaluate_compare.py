@@ -1,5 +1,6 @@
 """`lipsmith evaluate compare` and `report`: systems side by side, and results as a page."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ from lipsmith.cli.evaluate import Device, Download, Judge, JudgedProtocol, Proto
 from lipsmith.cli.options import JsonAnswer
 from lipsmith.cli.output import command_line, say, write_answer, write_json
 from lipsmith.cli.progress import ProgressBars
-from lipsmith.errors import ExitCode, InputError, UsageError
+from lipsmith.errors import ExitCode, InputError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from lipsmith.evaluation.comparison import Comparison
@@ -100,6 +101,42 @@ def compare(
         raise typer.Exit(ExitCode.INCOMPLETE)
 
 
+def report(
+    result: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RESULT",
+            help="JSON of evaluate benchmark, compare or score, or the folder that holds it.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The page to write.",
+            show_default="report.html beside RESULT",
+        ),
+    ] = None,
+    title: Annotated[str, typer.Option("--title", help="Of the page.", show_default="what was scored")] = "",
+    worst: Annotated[
+        int, typer.Option("--worst", min=0, help="Clips of each system to show as strips; 0 reads no video.")
+    ] = 3,
+) -> None:
+    """Write a result as one HTML page that needs no network: tables, intervals, distributions, strips, failures."""
+    from lipsmith.evaluation.comparison import read_comparison
+    from lipsmith.evaluation.report import write_report
+
+    folder = result if result.is_dir() else result.parent
+    page = output or folder / "report.html"
+    if page.is_dir():
+        raise OutputError(f"{page} is a folder: name the page, as {page / 'report.html'}.")
+    write_report(read_comparison(result), page, title=title, num_worst=worst, folder=folder)
+    write_answer(str(page))
+
+
 def named_folders(systems: list[str]) -> dict[str, Path]:
     """Name → folder or scores.json of every argument `NAME=PLACE`, or `PLACE`, which is named after itself.
 
@@ -150,17 +187,17 @@ def comparison_lines(comparison: "Comparison") -> list[str]:
 def _cells(
     lse_d: "Interval", lse_c: "Interval", offset: "Interval", share: "Interval", sign: str
 ) -> list[str]:
-    def cell(interval: "Interval", form: str, scale: float = 1) -> str:
-        if interval.value != interval.value:
+    def cell(interval: "Interval", form: str, scale: float = 1, unit: str = "") -> str:
+        if math.isnan(interval.value):
             return "—"
         value, low, high = (scale * number for number in (interval.value, interval.low, interval.high))
-        return f"{value:{form}} ({low:{form}} to {high:{form}})"
+        return f"{value:{form}}{unit} ({low:{form}} to {high:{form}})"
 
     return [
         cell(lse_d, f"{sign}.3f"),
         cell(lse_c, f"{sign}.3f"),
         cell(offset, "+.2f"),
-        cell(share, f"{sign}.0f", 100) + (" %" if share.value == share.value else ""),
+        cell(share, f"{sign}.0f", 100, " %"),
     ]
 
 

@@ -20,6 +20,8 @@ _EXTRAS = {
     "safetensors": "torch",
     "nncf": "train",
     "pooch": "evaluate",
+    "jinja2": "evaluate",
+    "matplotlib": "evaluate",
     "pydantic": "train",
     "yaml": "train",
     "skimage": "demo",

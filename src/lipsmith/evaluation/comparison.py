@@ -101,6 +101,7 @@ class Comparison:
         scorer: judge, protocol and settings (`FileScorer.to_dict`).
         environment: versions and machine (`lipsmith.training.environment.describe_environment`).
         command: that made it.
+        facts: what else is known: of a benchmark its `list`, `list_digest` and FID `features`.
     """
 
     items: tuple[str, ...]
@@ -108,6 +109,7 @@ class Comparison:
     scorer: dict[str, Any]
     environment: dict[str, Any] = field(default_factory=dict)
     command: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for system in self.systems:
@@ -131,6 +133,7 @@ class Comparison:
             "scorer": self.scorer,
             "environment": self.environment,
             "command": self.command,
+            "facts": self.facts,
             "num_failed": self.num_failed,
             "differences": [difference.to_dict() for difference in self.differences()],
             "systems": [
@@ -162,6 +165,7 @@ class Comparison:
             scorer=dict(values["scorer"]),
             environment=dict(values["environment"]),
             command=values["command"],
+            facts=dict(values["facts"]),
         )
 
     @classmethod
@@ -197,6 +201,7 @@ class Comparison:
             scorer=result.scorer,
             environment={**result.versions, **result.machine, "started": result.created},
             command=str(result.options.get("command", "")),
+            facts={"list": result.name, "list_digest": result.list_digest, "features": result.features},
         )
 
     def to_csv(self) -> str:

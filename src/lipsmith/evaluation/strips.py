@@ -31,6 +31,7 @@ def film_strip(
     rate: Fraction = TRAINING_RATE_HZ,
     mel_seconds: float = 0.0,
     cell: int = 128,
+    label_width: int = _LABEL_WIDTH,
 ) -> Image:
     """One picture of several videos that run at the same time.
 
@@ -45,6 +46,7 @@ def film_strip(
         rate: frames a second.
         mel_seconds: time of frame 0 within `mel`.
         cell: side of a cell in pixels.
+        label_width: pixels left of the cells for the labels; 0 leaves the labels out.
 
     Returns:
         The strip, uint8 BGR.
@@ -52,12 +54,14 @@ def film_strip(
     if not rows or num_frames < 1 or every < 1:
         raise ValueError("a strip needs at least one row and one frame")
     shown = range(first_frame, first_frame + num_frames * every, every)
-    parts = [_times(shown, rate, cell)]
+    parts = [_times(shown, rate, cell, label_width)]
     for label, frames in rows.items():
         cells = [_cell(frames, index, cell) for index in shown]
-        parts.append(np.concatenate([_label(label, cell), *cells], axis=1))
+        parts.append(np.concatenate([_label(label, cell, label_width), *cells], axis=1))
     if mel is not None:
-        parts.append(_sound(mel, mel_seconds + float(first_frame / rate), every, rate, num_frames, cell))
+        start = mel_seconds + float(first_frame / rate)
+        sound = _sound(mel, start, every, rate, num_frames, cell)
+        parts.append(np.concatenate([_label("sound", _MEL_HEIGHT, label_width), sound], axis=1))
     return np.concatenate(parts, axis=0)
 
 
@@ -73,17 +77,19 @@ def _cell(frames: NDArray[np.uint8], index: int, cell: int) -> Image:
     return square
 
 
-def _label(text: str, height: int) -> Image:
-    block = np.full((height, _LABEL_WIDTH, 3), _BACKGROUND, np.uint8)
+def _label(text: str, height: int, width: int) -> Image:
+    block = np.full((height, width, 3), _BACKGROUND, np.uint8)
+    if width == 0:
+        return block
     for line, words in enumerate(text.split("\n")):
         cv2.putText(block, words, (4, 16 + 16 * line), cv2.FONT_HERSHEY_SIMPLEX, 0.42, _INK, 1, cv2.LINE_AA)
     return block
 
 
-def _times(shown: range, rate: Fraction, cell: int) -> Image:
-    line = np.full((_TIME_HEIGHT, _LABEL_WIDTH + cell * len(shown), 3), _BACKGROUND, np.uint8)
+def _times(shown: range, rate: Fraction, cell: int, label_width: int) -> Image:
+    line = np.full((_TIME_HEIGHT, label_width + cell * len(shown), 3), _BACKGROUND, np.uint8)
     for position, index in enumerate(shown):
-        corner = (_LABEL_WIDTH + position * cell + 3, _TIME_HEIGHT - 5)
+        corner = (label_width + position * cell + 3, _TIME_HEIGHT - 5)
         text = f"{float(index / rate):.2f} s"
         cv2.putText(line, text, corner, cv2.FONT_HERSHEY_SIMPLEX, 0.38, _INK, 1, cv2.LINE_AA)
     return line
@@ -103,4 +109,4 @@ def _sound(
     level = (shown[::-1] - _MEL_FLOOR) / (_MEL_CEILING - _MEL_FLOOR)
     grey = np.clip(level * 255, 0, 255).astype(np.uint8)
     picture = cv2.applyColorMap(cv2.resize(grey, (width, _MEL_HEIGHT)), cv2.COLORMAP_INFERNO)
-    return np.concatenate([_label("sound", _MEL_HEIGHT), picture.astype(np.uint8)], axis=1)
+    return np.asarray(picture, np.uint8)
