@@ -11,10 +11,13 @@ from safetensors.torch import load_file, save_file
 
 from lipsmith.data.clips import Clip, ClipRecord, encode_crop, save_clip, stored_size, write_index
 from lipsmith.errors import RecipeError, UsageError, WeightsError
+from lipsmith.evaluation.judges import resolve_judge
 from lipsmith.faces.crop import DEFAULT_PADDING
 from lipsmith.models.wav2lip import Wav2Lip
+from lipsmith.training.expert import build_expert, load_expert
 from lipsmith.training.export import export_weights
 from lipsmith.training.recipe import ExpertRecipe, GeneratorRecipe
+from lipsmith.training.run import save_weights
 from lipsmith.weights.checkpoint import PUBLISHED_CROP_PADDING
 from lipsmith.weights.store import resolve
 
@@ -118,11 +121,46 @@ def test_int8_needs_faces(run_folder: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_an_expert_is_not_exported(tmp_path: Path) -> None:
-    recipe = ExpertRecipe.model_validate({"task": "expert", "name": "e", "steps": 1})
-    (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
-    with pytest.raises(RecipeError, match="only generators"):
-        export_weights(tmp_path, tmp_path / "mine")
+def test_an_expert_becomes_weights_that_judge_and_teach(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = ExpertRecipe.model_validate(
+        {
+            "task": "expert",
+            "name": "e",
+            "steps": 1,
+            "model": {"width": 0.125, "embedding": 16, "frames": 3},
+            "data": {"validation": ["ada"]},
+        }
+    )
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.json").write_text(recipe.model_dump_json())
+    torch.manual_seed(0)
+    expert = build_expert(recipe.model)
+    save_weights(expert, run / "best.safetensors", {"model": recipe.model.model_dump_json()})
+    with pytest.raises(UsageError, match="int8 is for generators"):
+        export_weights(run, tmp_path / "small", precision="int8", calibrate=["drawn"])
+
+    monkeypatch.setenv("LIPSMITH_WEIGHTS", str(tmp_path / "weights"))
+    card = export_weights(run, tmp_path / "weights" / "mine", precision="fp16", data=prepared)
+    assert (card.kind, card.architecture, card.face_size) == ("expert", "dense-expert", 96)
+    assert card.window_lead_seconds == Fraction(
+        1, 25
+    )  # its sound is longer than its three frames, on both sides
+    assert card.trained_on == ("kept",) and card.use == "any"
+    for named in ("mine", tmp_path / "weights" / "mine"):
+        loaded = load_expert(named)
+        assert loaded.frames == 3
+        for name, tensor in loaded.state_dict().items():
+            assert tensor.dtype == torch.float32
+            torch.testing.assert_close(tensor, expert.state_dict()[name].half().float(), rtol=0, atol=0)
+    judge = resolve_judge("expert=mine")
+    assert (judge.name, judge.digest) == ("expert mine", card.files["expert.safetensors"])
+    with pytest.raises(WeightsError, match="'default' hold no expert but this kind of network: generator"):
+        load_expert("default")
+    with pytest.raises(WeightsError, match=r"no file called 'mien'\. Did you mean 'mine'"):
+        load_expert("mien")
 
 
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:

@@ -371,7 +371,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(
     save_zip(generator.state_dict(), tmp_path / "x.pth")
     with limited_file_size(100_000), pytest.raises(WeightsError, match="cannot be written"):
         import_checkpoint(tmp_path / "x.pth", "mine")
-    monkeypatch.setattr(checkpoint, "save_file", lambda tensors, path: Path(path).touch())
+    monkeypatch.setattr(checkpoint, "save_file", lambda tensors, path, _: Path(path).touch())
     with limited_file_size(100_000), pytest.raises(OutputError, match="cannot be written"):
         import_checkpoint(tmp_path / "x.pth", "mine")
     assert list((tmp_path / "weights").iterdir()) == []

@@ -11,7 +11,7 @@ from lipsmith.cli.output import say, write_answer, write_json
 
 
 class Precision(StrEnum):
-    """How the exported generator stores its numbers."""
+    """How the exported network stores its numbers."""
 
     FP32 = "fp32"
     FP16 = "fp16"
@@ -30,7 +30,7 @@ def export(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="Run folder of a generator, a checkpoint file, or weights: a folder or a name.",
+            help="Run folder, a generator's checkpoint file, or a generator's weights: a folder or a name.",
             show_default=False,
         ),
     ],
@@ -57,7 +57,8 @@ def export(
         ),
     ] = None,
     precision: Annotated[
-        Precision, typer.Option("--precision", help="Numbers of the exported network; int8 is fastest.")
+        Precision,
+        typer.Option("--precision", help="Numbers of the exported network; int8, of generators, is fastest."),
     ] = Precision.FP32,
     audio_lead: AudioLead = None,
     licence: Annotated[str | None, typer.Option("--licence", help="Of the weights, for the card.")] = None,
@@ -65,7 +66,7 @@ def export(
     description: Annotated[str | None, typer.Option("--description", help="A sentence for the card.")] = None,
     as_json: JsonReport = False,
 ) -> None:
-    """Make weights for `sync --model`, on request in 8 bits; refused unless they agree with PyTorch."""
+    """Make weights for `sync --model`, refused unless they agree with PyTorch; also of an expert."""
     from lipsmith.training.export import export_weights
 
     stated = {
@@ -92,7 +93,10 @@ def export(
             f"Lower faces agree with float32 to {agreement['psnr_lower_db']} dB "
             f"({agreement['worst_psnr_lower_db']} dB in the worst of {agreement['samples']})."
         )
+    use_it = (
+        f"sync --model {output}" if card.kind == "generator" else f"evaluate score --judge expert={output}"
+    )
     say(
         f"{card.architecture}, width {card.width:g}, {card.face_size} px, {precision.value}. "
-        f"Try it with: lipsmith sync --model {output} …"
+        f"Try it with: lipsmith {use_it} …"
     )

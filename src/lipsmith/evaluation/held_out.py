@@ -392,7 +392,7 @@ def load_clips(data: Path, recipe: Path, split: Split = "test") -> list[Clip]:
 
 
 def open_judge(path: Path) -> SyncJudge:
-    """The expert of a run folder, or of its weights file, frozen and in evaluation mode."""
+    """An expert, frozen and in evaluation mode; named as for `lipsmith.training.expert.load_expert`."""
     from lipsmith.training.expert import load_expert
 
     return load_expert(path)

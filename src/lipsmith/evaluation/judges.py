@@ -34,7 +34,7 @@ from lipsmith.timebase import (
     expert_lead,
     window_start,
 )
-from lipsmith.weights.store import file_sha256, load_card, weights_folder
+from lipsmith.weights.store import file_sha256, load_card, network_file, weights_folder
 
 Samples = NDArray[np.float32]
 
@@ -202,8 +202,8 @@ def resolve_judge(
     """The judge that the user means.
 
     Args:
-        judge: the path of SyncNet's weights, `"expert=PATH"` for a run folder or weights file of an expert, or
-            None for SyncNet's installed weights.
+        judge: the path of SyncNet's weights, `"expert=NAME"` for an expert (installed weights, a weights or run folder,
+            or a file), or None for SyncNet's installed weights.
         device: "auto", "cpu" or a device of PyTorch's.
         threads: most CPU threads; None: all cores.
         download: fetch SyncNet's weights from their authors' address where none are installed.
@@ -216,16 +216,16 @@ def resolve_judge(
         return judge
     named = str(judge or "")
     if named.startswith("expert="):
-        return _open_expert(Path(named.removeprefix("expert=")).expanduser(), device, threads)
+        return _open_expert(named.removeprefix("expert="), device, threads)
     return _open_syncnet(_syncnet_file(judge, download), device, threads)
 
 
-def _open_expert(path: Path, device: str, threads: int | None) -> ExpertJudge:
+def _open_expert(wanted: str, device: str, threads: int | None) -> ExpertJudge:
     from safetensors import SafetensorError, safe_open
 
     from lipsmith.training.expert import load_expert
 
-    file = path / "best.safetensors" if path.is_dir() else path
+    file = network_file(wanted, "expert")
     expert = load_expert(file)
     try:
         with safe_open(file, "pt") as opened:
@@ -237,7 +237,8 @@ def _open_expert(path: Path, device: str, threads: int | None) -> ExpertJudge:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if threads is not None:
         torch.set_num_threads(threads)
-    name = f"expert {path.name if path.is_dir() else path.stem}"
+    is_whole_folder = file.stem in ("best", "expert")  # of a run, or of weights
+    name = f"expert {file.parent.name if is_whole_folder else file.stem}"
     return ExpertJudge(expert.to(device), file_sha256(file), rule, name)
 
 
@@ -254,12 +255,7 @@ def _open_syncnet(path: Path, device: str, threads: int | None) -> SyncNetJudge:
 
 def _syncnet_file(judge: str | Path | None, download: bool) -> Path:
     if judge is not None:
-        path = Path(judge).expanduser()
-        if path.is_dir():
-            path = path / "syncnet.safetensors"  # a weights folder
-        elif not path.exists() and str(judge) == path.name:
-            return weights_folder(load_card(path.name)) / "syncnet.safetensors"
-        return path
+        return network_file(judge, "syncnet")
     try:
         return weights_folder(load_card(SYNCNET_NAME)) / "syncnet.safetensors"
     except WeightsError as error:
@@ -269,7 +265,7 @@ def _syncnet_file(judge: str | Path | None, download: bool) -> Path:
             return install_syncnet() / "syncnet.safetensors"
         raise UsageError(
             "SyncNet's weights are not installed. Fetch them from their authors with --download, give their file "
-            "with --judge FILE, or judge by an expert of this project with --judge expert=RUN."
+            "with --judge FILE, or judge by an expert of this project: --judge expert=judge, or expert=RUN."
         ) from error
 
 

@@ -25,6 +25,7 @@ from lipsmith.training.distributed import Processes
 from lipsmith.training.losses import contrastive_sync_loss, cosine_bce_loss
 from lipsmith.training.recipe import ExpertLoss, ExpertModel, ExpertRecipe
 from lipsmith.training.run import Report, Run, RunState, TrainingReport, make_optimiser, set_learning_rate
+from lipsmith.weights.store import network_file
 
 Expert = LipSyncExpert | DenseLipSyncExpert
 _NUM_RESAMPLES = 500
@@ -45,16 +46,17 @@ def build_expert(model: ExpertModel) -> Expert:
     )
 
 
-def load_expert(path: Path) -> Expert:
+def load_expert(named: str | Path) -> Expert:
     """An expert, frozen and in evaluation mode.
 
     Args:
-        path: A run folder of `lipsmith train`, the weights in one, or a checkpoint of the published layout.
+        named: The name of installed weights, a weights folder, a run folder of `lipsmith train`, the weights in one, or
+            a checkpoint of the published layout.
 
     Raises:
         WeightsError: There is none, or another network.
     """
-    path = path / "best.safetensors" if path.is_dir() else path
+    path = network_file(named, "expert")
     try:
         with safe_open(path, "pt") as file:
             model = (file.metadata() or {}).get("model")

@@ -1,13 +1,11 @@
-"""From a finished training, or any checkpoint of a generator, to a weights folder that the runtimes read."""
+"""From a finished training, or any checkpoint of a generator, to a weights folder: installed, shipped, run."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 
 from lipsmith import __version__
 from lipsmith.conditioning import ReferenceForm
@@ -15,9 +13,13 @@ from lipsmith.data.clips import ClipRecord, read_index
 from lipsmith.data.samples import DataSelection
 from lipsmith.errors import RecipeError, UsageError
 from lipsmith.faces.crop import DEFAULT_PADDING
+from lipsmith.models.expert import LIPS_WIDTH
 from lipsmith.runtime.base import SAFETENSORS_NAME
+from lipsmith.timebase import expert_lead
 from lipsmith.training.calibration import DRAWN, Batch, calibration_batches, drawn_batches, video_batches
-from lipsmith.training.recipe import GeneratorRecipe
+from lipsmith.training.expert import load_expert
+from lipsmith.training.fine_tuning import expert_metadata
+from lipsmith.training.recipe import ExpertRecipe, GeneratorRecipe, load_recipe
 from lipsmith.weights.card import CARD_NAME, WeightCard
 from lipsmith.weights.checkpoint import (
     PUBLISHED_CROP_PADDING,
@@ -41,12 +43,12 @@ def export_weights(
     precision: Precision = "fp32",
     overrides: Mapping[str, Any] | None = None,
 ) -> WeightCard:
-    """Write a weights folder of a generator, refused unless the export agrees with PyTorch.
+    """Write a weights folder of a generator, refused unless the export agrees with PyTorch, or of an expert.
 
     Args:
-        source: The run folder of a generator's training, whose best weights are taken with what its recipe says of
-            sound and crop; a weights folder or the name of installed weights, whose card is kept; or a checkpoint
-            file, which is taken to be used like the published ones.
+        source: The run folder of a training, whose best weights are taken with what its recipe says of sound and
+            crop; a weights folder or the name of installed weights of a generator, whose card is kept; or the
+            checkpoint file of a generator, which is taken to be used like the published ones.
         folder: The new weights folder; its name is the weights'.
         data: Folder of prepared clips: those that the run trained on calibrate the export and are listed in the
             card.
@@ -59,14 +61,19 @@ def export_weights(
 
     Raises:
         WeightsError: No such checkpoint, not a generator's, the folder exists, or outputs that do not agree.
-        RecipeError: The run folder's recipe is missing, damaged or not a generator's.
+        RecipeError: The run folder's recipe is missing or damaged.
         DataError: The data cannot be read.
         InputError: A video cannot be read.
         NoFaceError: A video shows no face.
-        UsageError: int8 with nothing to calibrate it.
+        UsageError: int8 with nothing to calibrate it, or of an expert.
     """
     folder = Path(folder).absolute()
     check_name(folder.name)
+    run = Path(source)
+    if run.is_dir() and not (run / CARD_NAME).is_file():
+        recipe = _recipe_of(run)
+        if isinstance(recipe, ExpertRecipe):
+            return _export_expert(run, recipe, folder, data, precision, overrides or {})
     if precision == "int8" and data is None and not calibrate:
         raise UsageError(
             "int8 needs faces and speech to find its ranges: name a video of a talking face with --calibrate, a "
@@ -103,6 +110,42 @@ def export_weights(
     )
 
 
+def _export_expert(
+    run: Path,
+    recipe: ExpertRecipe,
+    folder: Path,
+    data: Path | str | None,
+    precision: Precision,
+    overrides: Mapping[str, Any],
+) -> WeightCard:
+    """An expert needs no runtime's files: its tensors and a card."""
+    if precision == "int8":
+        raise UsageError(f"{run} holds an expert: export it as fp16 or fp32; int8 is for generators.")
+    file = run / "best.safetensors"
+    card = WeightCard(
+        name=folder.name,
+        kind="expert",
+        architecture=f"{recipe.model.form}-expert",
+        width=recipe.model.width,
+        face_size=LIPS_WIDTH,
+        window_lead_seconds=expert_lead(recipe.model.frames),
+        crop_padding=DEFAULT_PADDING,
+        description=recipe.description,
+        licence="not stated",
+        recipe=recipe.name,
+        source=f"{file.name}, sha256 {file_sha256(file)}, written by Lipsmith {__version__}",
+    )
+    if data is not None:
+        card = replace(card, **_facts(recipe.data.selection().records(read_index(Path(data)), "train")))
+    return write_weights(
+        load_expert(run),
+        replace(card, **overrides),
+        folder,
+        tensors_as=torch.float32 if precision == "fp32" else torch.float16,
+        metadata=expert_metadata(run),
+    )
+
+
 def _source(source: Path | str, name: str) -> tuple[Path, WeightCard, DataSelection]:
     """The file with the tensors, what is known of them as the card of `name`, and which clips they may have seen."""
     path = Path(source)
@@ -125,6 +168,7 @@ def _source(source: Path | str, name: str) -> tuple[Path, WeightCard, DataSelect
         )
         return path, card, everything
     recipe = _recipe_of(path)
+    assert isinstance(recipe, GeneratorRecipe)  # experts go another way
     form: ReferenceForm = "steady" if recipe.batch.reference == "steady" else "frame"
     card = replace(
         blank,
@@ -145,13 +189,8 @@ def _facts(records: Sequence[ClipRecord]) -> dict[str, Any]:
     }
 
 
-def _recipe_of(run: Path) -> GeneratorRecipe:
+def _recipe_of(run: Path) -> ExpertRecipe | GeneratorRecipe:
     path = run / "recipe.json"
-    try:
-        return GeneratorRecipe.model_validate(json.loads(path.read_text()))
-    except OSError as error:
-        raise RecipeError(f"{run} is not the folder of a training: {path.name} cannot be read.") from error
-    except (ValidationError, ValueError) as error:
-        raise RecipeError(
-            f"{path} is not a generator's recipe: only generators are exported for the runtimes."
-        ) from error
+    if not path.is_file():
+        raise RecipeError(f"{run} is not the folder of a training: {path.name} cannot be read.")
+    return load_recipe(path)

@@ -15,6 +15,7 @@ from lipsmith.training.expert import Expert
 from lipsmith.training.losses import contrast_with_moments, cosine_bce_loss
 from lipsmith.training.recipe import ExpertFineTuning, SyncTerm
 from lipsmith.training.regions import faces_for_expert
+from lipsmith.weights.store import network_file
 
 
 class FineTunedExpert:
@@ -75,7 +76,7 @@ class FineTunedExpert:
         return share * (found + told_apart) / 2
 
 
-def weights_metadata(path: Path) -> dict[str, str]:
-    """What a trained network's weights file (or its run's best one) says of itself."""
-    with safe_open(path / "best.safetensors" if path.is_dir() else path, "pt") as file:
+def expert_metadata(named: str | Path) -> dict[str, str]:
+    """What a trained expert's weights, named as for `lipsmith.training.expert.load_expert`, say of themselves."""
+    with safe_open(network_file(named, "expert"), "pt") as file:
         return dict(file.metadata() or {})

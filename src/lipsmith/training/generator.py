@@ -28,7 +28,7 @@ from lipsmith.training.critics import Critic, Learner, make_critic
 from lipsmith.training.descent import Descent
 from lipsmith.training.distributed import Processes
 from lipsmith.training.expert import Expert, load_expert
-from lipsmith.training.fine_tuning import FineTunedExpert, weights_metadata
+from lipsmith.training.fine_tuning import FineTunedExpert, expert_metadata
 from lipsmith.training.recipe import GeneratorRecipe, is_ever_on
 from lipsmith.training.run import (
     Report,
@@ -48,6 +48,7 @@ from lipsmith.training.terms import (
     weights_at,
 )
 from lipsmith.training.validation import Validation, quality, validate_generator
+from lipsmith.weights.store import network_file
 
 _NUM_STRIPS = 3
 
@@ -85,8 +86,8 @@ class GeneratorTraining:
         self.terms: tuple[Term, ...] = build_terms(recipe, expert, self.critic)
 
     def begin_with(self, path: Path) -> None:
-        """Take over the weights of an earlier stage: a run's folder or a weights file."""
-        path = path / "best.safetensors" if path.is_dir() else path
+        """Take over the weights of an earlier stage: a run's folder, installed weights, or a file."""
+        path = network_file(path, "generator")
         try:
             tensors = load_file(path)
             if isinstance(self.generator, Wav2Lip):
@@ -230,7 +231,7 @@ def train_generator(
     run = Run(output, recipe, processes, data=data, resume=resume)
     if not run.load(training.parts):
         processes.begin_randomness(recipe.seed)
-    expert_metadata = {} if training.pupil is None or expert_path is None else weights_metadata(expert_path)
+    pupil_metadata = {} if training.pupil is None or expert_path is None else expert_metadata(expert_path)
     metadata = {
         "kind": "generator",
         "architecture": recipe.model.form,
@@ -277,7 +278,7 @@ def train_generator(
             if run.state.step % recipe.validate_every == 0 or run.state.step == recipe.steps:
                 skipped = int(processes.add([sum(sampler.skipped.values())])[0])
                 run.state, values = processes.from_main(
-                    lambda: _validate(run, training, held_out, metadata, expert_metadata, skipped)  # noqa: B023
+                    lambda: _validate(run, training, held_out, metadata, pupil_metadata, skipped)  # noqa: B023
                 )
                 run.save(training.parts)
                 stopped_early = bool(recipe.patience) and run.state.validations_since_best >= recipe.patience
@@ -296,7 +297,7 @@ def _validate(
     training: GeneratorTraining,
     clips: Sequence[Clip],
     metadata: dict[str, str],
-    expert_metadata: dict[str, str],
+    pupil_metadata: dict[str, str],
     skipped: int,
 ) -> tuple[RunState, dict[str, float]]:
     """Measure, keep the weights if they are the best, and write the log, the latest weights and film strips.
@@ -317,7 +318,7 @@ def _validate(
     run.judge(quality(measures), measures, training.average.model, metadata)
     save_weights(training.average.model, run.folder / "last.safetensors", metadata)
     if training.pupil is not None:
-        save_weights(training.pupil.model, run.folder / "expert.safetensors", expert_metadata)
+        save_weights(training.pupil.model, run.folder / "expert.safetensors", pupil_metadata)
     if found.samples is not None:
         _write_picture(run.folder / "samples" / f"step_{run.state.step:07d}.png", found.samples)
     run.log({**measures, "skipped": skipped})

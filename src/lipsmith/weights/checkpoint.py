@@ -249,6 +249,7 @@ def write_weights(
     precision: Precision = "fp32",
     calibration: Any = None,
     tensors_as: torch.dtype = torch.float32,
+    metadata: dict[str, str] | None = None,
 ) -> WeightCard:
     """Write a weights folder: the tensors, a generator's export for the runtimes, the card with all hashes.
 
@@ -261,6 +262,7 @@ def write_weights(
         precision: of the export.
         calibration: inputs for quantisation, see `lipsmith.runtime.export.export_generator`.
         tensors_as: how the safetensors file stores floating-point tensors; float16 halves it.
+        metadata: what the safetensors file says of the network beside its tensors.
 
     Returns:
         The card, as written.
@@ -275,7 +277,7 @@ def write_weights(
     }
     with new_folder(folder) as partial:
         try:
-            save_file(tensors, partial / f"{card.kind}.safetensors")
+            save_file(tensors, partial / f"{card.kind}.safetensors", metadata)
         except safetensors.SafetensorError as error:  # what is wrong with the disk, it says by this, too
             raise WeightsError(
                 f"The folder {folder} cannot be written: {error}. Is the disk full?"

@@ -19,7 +19,7 @@ from pathlib import Path
 import platformdirs
 
 from lipsmith.errors import RuntimeUnavailableError, WeightsError
-from lipsmith.weights.card import CARD_NAME, WeightCard
+from lipsmith.weights.card import CARD_NAME, Kind, WeightCard
 
 PACKAGED_FOLDER = Path(__file__).parent / "data"
 FOLDER_VARIABLE = "LIPSMITH_WEIGHTS"
@@ -125,6 +125,29 @@ def resolve(name_or_path: str | Path) -> tuple[WeightCard, Path]:
     if exists:
         return _import_into_cache(path)
     raise _unknown(str(name_or_path))
+
+
+def network_file(named: str | Path, kind: Kind) -> Path:
+    """The tensors of the network that the user means, for what needs no runtime.
+
+    Args:
+        named: the name of installed weights, a weights folder (both verified), a training's run folder (its best
+            weights), or a file.
+        kind: what the network is for.
+
+    Raises:
+        WeightsError: a name that is not installed, damaged weights, or weights of another kind.
+    """
+    path = Path(named).expanduser()
+    is_name = not path.exists() and path.name == str(named)
+    if is_name or (path / CARD_NAME).is_file():
+        card, folder = resolve(str(named) if is_name else path)
+        if card.kind != kind:
+            raise WeightsError(
+                f"The weights {card.name!r} hold no {kind} but this kind of network: {card.kind}."
+            )
+        return folder / f"{kind}.safetensors"
+    return path / "best.safetensors" if path.is_dir() else path
 
 
 def file_sha256(path: Path) -> str:
