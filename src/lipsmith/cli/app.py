@@ -12,7 +12,7 @@ from lipsmith import __version__
 from lipsmith.cli import failures, output
 from lipsmith.cli.demo import demo
 from lipsmith.cli.evaluate import evaluate
-from lipsmith.cli.evaluate_benchmark import pairs
+from lipsmith.cli.evaluate_benchmark import benchmark, pairs
 from lipsmith.cli.evaluate_compare import compare, report
 from lipsmith.cli.export import export
 from lipsmith.cli.inspect import inspect
@@ -33,9 +33,8 @@ app = typer.Typer(
 
 for command in (sync, demo, prepare, train, doctor, offsets, export, inspect):
     app.command()(failures.told_in_one_sentence(command))
-evaluate.command()(failures.told_in_one_sentence(pairs))
-evaluate.command()(failures.told_in_one_sentence(compare))
-evaluate.command()(failures.told_in_one_sentence(report))
+for command in (pairs, benchmark, compare, report):
+    evaluate.command()(failures.told_in_one_sentence(command))
 app.add_typer(study, name="study")
 app.add_typer(evaluate, name="evaluate")
 app.add_typer(weights, name="weights")

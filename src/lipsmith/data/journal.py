@@ -22,8 +22,8 @@ OPTIONS_NAME = "prepare.json"
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Hold `folder` against other runs; a run that was killed holds nothing. Raises `OutputError`."""
+def alone_in(folder: Path, command: str = "prepare") -> Iterator[None]:
+    """Hold `folder` against other runs of `command`; a run that was killed holds nothing. Raises `OutputError`."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -36,7 +36,7 @@ def alone_in(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise OutputError(
-                f"Another `lipsmith prepare` is writing {folder}: wait for it, or stop it."
+                f"Another `lipsmith {command}` is writing {folder}: wait for it, or stop it."
             ) from None
         except OSError:
             pass  # a file system without locks

@@ -157,11 +157,17 @@ def _stem(name: str) -> str:
 
 
 def _facts_about(path: Path, stem: str, manifest: Mapping[str, Facts]) -> Facts:
-    """What the manifest says of a source: by its whole name, or by its end where just one row ends like that."""
+    """What the manifest says of a source, or else its path."""
+    return manifest_row(stem, manifest) or _facts_from_path(path, stem)
+
+
+def manifest_row(name: str, manifest: Mapping[str, Facts]) -> Facts | None:
+    """What a manifest says of a file of this relative name: by all of it, or by its end where just one row has it."""
+    stem = _stem(name)
     if stem in manifest:
         return manifest[stem]
     ending = [facts for listed, facts in manifest.items() if listed.endswith(f"/{stem}")]
-    return ending[0] if len(ending) == 1 else _facts_from_path(path, stem)
+    return ending[0] if len(ending) == 1 else None
 
 
 def _facts_from_path(path: Path, stem: str) -> dict[str, str]:

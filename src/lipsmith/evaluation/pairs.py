@@ -14,6 +14,7 @@ alone (SHA-256 of them, the least wins), never on a library's random numbers: th
 ever, and footage that is added changes few lines.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -70,6 +71,11 @@ def pairs_digest(pairs: Iterable[ListedPair]) -> str:
     """SHA-256 of the pairs in their order, whatever the layout, spacing and remarks of the file they stood in."""
     lines = "".join(f"{pair.video}\t{pair.audio}\n" for pair in pairs)
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def first_pairs(listed: PairList, count: int) -> PairList:
+    """The first so many pairs of a list, as a list with a digest of its own."""
+    return dataclasses.replace(listed, pairs=listed.pairs[:count])
 
 
 def read_pairs(path: Path | str, layout: Layout | None = None) -> PairList:
