@@ -12,7 +12,7 @@ import torch
 
 from lipsmith.errors import ExitCode
 
-from .conftest import Command, write_video
+from .conftest import Command
 
 
 @pytest.fixture
@@ -137,26 +137,3 @@ def test_fid_by_a_network_of_one_s_own(run: Command, videos: Path, media: Path, 
     assert "compares only with numbers of the same network" in done.err
     refused = run("evaluate", "quality", videos / "face.mp4", "-r", media / "face.mp4", "--fid")
     assert refused.code == ExitCode.WEIGHTS and "--download" in refused.err
-
-
-def test_a_list_of_pairs(run: Command, media: Path, tmp_path: Path) -> None:
-    root, manifest, output = tmp_path / "set", tmp_path / "manifest.tsv", tmp_path / "pairs.txt"
-    root.mkdir()
-    write_video(root / "short.mp4", [np.full((32, 32, 3), 90, np.uint8)] * 15, with_sound=True)
-    shutil.copy(media / "face.mp4", root)
-    shutil.copy(media / "wall.mp4", root)
-    manifest.write_text("file\tspeaker\nshort.mp4\tanna\nface.mp4\tbert\nwall.mp4\tcarl\n")
-    arguments = ("evaluate", "pairs", root, "-o", output, "--manifest", manifest, "--min-seconds", 0.5)
-
-    done = run(*arguments)
-
-    assert (done.code, done.out) == (ExitCode.OK, f"{output}\n")
-    assert [line for line in output.read_text().splitlines() if line[0] != "#"] == ["short.mp4 face.mp4"]
-    assert "Left out: 1 × it has no sound." in done.sentences
-    answer = json.loads(run(*arguments, "--json", "--layout", "video-audio", "--overwrite").out)
-    assert answer["num_pairs"] == 1 and answer["digest"] in output.read_text()
-    assert output.read_text().splitlines()[-1] == "face.mp4 short.mp4"
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("task: generator\nname: a\nsteps: 1\ndata: {test: [bert], leave_out: [short]}\n")
-    assert run(*arguments, "--speakers-of", f"{recipe}:test").code == ExitCode.DATA
-    assert run(*arguments, "--speakers-of", f"{recipe}:validation").code == ExitCode.USAGE

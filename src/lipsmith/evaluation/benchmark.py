@@ -90,11 +90,12 @@ class Judging:
 
 @dataclass(frozen=True)
 class QualityFiles:
-    """Networks that look at pictures beside the measures that need none; see `image_quality.QualityTools`."""
+    """What looks at pictures: networks beside the measures that need none; see `image_quality.QualityTools`."""
 
     identity: Path | None = None
     perceptual: Path | None = None
     device: str = "cpu"
+    detector: str = "mtcnn"
 
 
 @dataclass(frozen=True)
@@ -412,13 +413,26 @@ class _Bench:
         shown = f"faces of {table.system}"
         try:
             if real not in self._real_faces:
-                self._real_faces[real] = _fit(real, features, "real faces", progress)
-            value = frechet_distance(_fit(made, features, shown, progress), self._real_faces[real])
+                self._real_faces[real] = self._fit(real, features, "real faces", progress)
+            value = frechet_distance(self._fit(made, features, shown, progress), self._real_faces[real])
         except DataError as error:
             logger.warning("%s has no FID: %s", table.system, error)
             return None
         self._fids.keep(key, value)
         return value
+
+    def _fit(
+        self, paths: Sequence[Path], features: FeatureExtractor, shown: str, progress: Progress
+    ) -> FeatureStatistics:
+        def show(done: int, total: int) -> None:
+            if progress:
+                progress(shown, done, total)
+
+        def leave_out(path: Path, reason: str) -> None:
+            logger.warning("%s is in no FID: %s", path, reason)
+
+        detector = resolve_detector(self._making.detector)
+        return fit_videos(paths, features, detector, on_failure=leave_out, on_progress=show)
 
     def _quality_key(self, video: Path, digest: str) -> str:
         files = self._quality or QualityFiles()
@@ -427,19 +441,6 @@ class _Bench:
         ]
         parts = json.dumps([QUALITY_FORMAT, self._digest(video), digest, networks])
         return hashlib.sha256(parts.encode()).hexdigest()
-
-
-def _fit(
-    paths: Sequence[Path], features: FeatureExtractor, shown: str, progress: Progress
-) -> FeatureStatistics:
-    def show(done: int, total: int) -> None:
-        if progress:
-            progress(shown, done, total)
-
-    def leave_out(path: Path, reason: str) -> None:
-        logger.warning("%s is in no FID: %s", path, reason)
-
-    return fit_videos(paths, features, on_failure=leave_out, on_progress=show)
 
 
 def _spread(tasks: list[_Task], jobs: int, ray: str | None) -> Generator[_Outcome, None, None]:
@@ -535,7 +536,7 @@ def _scorer(judging: Judging) -> FileScorer:
 @functools.cache
 def _tools(files: QualityFiles) -> QualityTools:
     return QualityTools(
-        resolve_detector("mtcnn"),
+        resolve_detector(files.detector),
         identity=None if files.identity is None else IdentityNetwork(files.identity, files.device),
         perceptual=None if files.perceptual is None else PairNetwork(files.perceptual, files.device),
     )
