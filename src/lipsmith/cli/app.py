@@ -33,8 +33,8 @@ app = typer.Typer(
 
 for command in (sync, demo, prepare, train, doctor, offsets, export, inspect):
     app.command()(failures.told_in_one_sentence(command))
-for command in (pairs, benchmark, compare, report):
-    evaluate.command()(failures.told_in_one_sentence(command))
+for part in (pairs, benchmark, compare, report):
+    evaluate.command()(failures.told_in_one_sentence(part))
 app.add_typer(study, name="study")
 app.add_typer(evaluate, name="evaluate")
 app.add_typer(weights, name="weights")
