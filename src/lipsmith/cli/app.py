@@ -14,6 +14,7 @@ from lipsmith.cli.demo import demo
 from lipsmith.cli.evaluate import evaluate
 from lipsmith.cli.evaluate_benchmark import benchmark, pairs
 from lipsmith.cli.evaluate_compare import compare, report
+from lipsmith.cli.evaluate_leakage import leakage
 from lipsmith.cli.export import export
 from lipsmith.cli.inspect import inspect
 from lipsmith.cli.study import study
@@ -33,7 +34,7 @@ app = typer.Typer(
 
 for command in (sync, demo, prepare, train, doctor, offsets, export, inspect):
     app.command()(failures.told_in_one_sentence(command))
-for part in (pairs, benchmark, compare, report):
+for part in (pairs, benchmark, compare, report, leakage):
     evaluate.command()(failures.told_in_one_sentence(part))
 app.add_typer(study, name="study")
 app.add_typer(evaluate, name="evaluate")

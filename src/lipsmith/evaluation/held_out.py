@@ -266,22 +266,13 @@ def evaluate_pair(generator: OpenGenerator, judge: SyncJudge, pair: Pair) -> Pai
     elsewhere = placed_references(generator.reference, np.roll(real, count // 2, axis=0), real)
     repainted = generator.repaint(real, pair.face.windows(lead)[:count], elsewhere)
     half = real.shape[1] // 2
-
-    def score(faces: Faces, sound: FloatArray) -> SyncScore:
-        return score_clip(judge, lower_half(_network_faces(faces)), sound)
-
+    scores = score_conditions(judge, real, generated, silent, own_sound, heard)
     return PairResult(
         face=pair.face.record.id,
         speech=pair.speech.record.id,
         speaker=pair.face.record.speaker,
         num_frames=count,
-        scores={
-            "real": score(real, own_sound),
-            "laid over": score(real, heard),
-            "generated": score(generated, heard),
-            "old words": score(generated, own_sound),
-            "old words in silence": score(silent, own_sound),
-        },
+        scores=scores,
         sharpness=sharpness_ratio(generated, real),
         gradient=gradient_ratio(generated, real),
         psnr_lower=float(np.mean(psnr(repainted[:, half:], real[:, half:]))),
@@ -290,6 +281,30 @@ def evaluate_pair(generator: OpenGenerator, judge: SyncJudge, pair: Pair) -> Pai
         variation_speech=mouth_variation(generated),
         variation_silence=mouth_variation(silent),
     )
+
+
+def score_conditions(
+    judge: SyncJudge, real: Faces, generated: Faces, silent: Faces, own_sound: FloatArray, heard: FloatArray
+) -> dict[str, SyncScore]:
+    """The score of each of `CONDITIONS` and `LEAKAGE`.
+
+    Args:
+        judge: an expert that was in no loss of the generator.
+        real, generated, silent: face crops (T, S, S, 3) BGR of the video as it was, and made to say foreign speech and
+            nothing.
+        own_sound, heard: the original's sound and the foreign speech, a window (1, 80, 16) for each window of frames.
+    """
+
+    def score(faces: Faces, sound: FloatArray) -> SyncScore:
+        return score_clip(judge, lower_half(_network_faces(faces)), sound)
+
+    return {
+        "real": score(real, own_sound),
+        "laid over": score(real, heard),
+        "generated": score(generated, heard),
+        "old words": score(generated, own_sound),
+        "old words in silence": score(silent, own_sound),
+    }
 
 
 def evaluate_generator(

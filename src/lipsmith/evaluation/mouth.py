@@ -86,7 +86,12 @@ def mouth_motion(faces: Images) -> NDArray[np.float64]:
 
     A head that moves changes these pixels too: compare two videos of the same head, or speech with silence.
     """
-    luma = _luma(mouth_region(faces)).astype(np.float64)
+    return image_motion(mouth_region(faces))
+
+
+def image_motion(images: Images) -> NDArray[np.float64]:
+    """Mean absolute change of the luma of images from each to the next, (T − 1,), grey levels 0 to 255."""
+    luma = _luma(images).astype(np.float64)
     return np.abs(np.diff(luma, axis=0)).mean(axis=(1, 2))
 
 
