@@ -101,7 +101,7 @@ def test_documented_commands_and_options_exist(document: Path) -> None:
                 known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
                 assert word in known, f"{line}: there is no option {word}"
             elif word.islower() and word in getattr(command, "commands", {}):
-                command = command.commands[word]
+                command = command.get_command(None, word)
             elif getattr(command, "commands", None) and word not in ("COMMAND", "…"):
                 pytest.fail(f"{line}: there is no command {word}")
 

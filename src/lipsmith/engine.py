@@ -7,13 +7,15 @@ import importlib
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import Any
 
+from lipsmith.compiled import compiled_path, keep_compiled, read_compiled
 from lipsmith.errors import RuntimeUnavailableError
+from lipsmith.machine import is_learning_on
 
-_IMPORT_LOCK = threading.Lock()
+_IMPORT_LOCK = threading.RLock()
 
 
 @contextmanager
@@ -46,11 +48,12 @@ def import_openvino() -> ModuleType:
     Raises:
         RuntimeUnavailableError: it is not installed, or not for this processor.
     """
-    if (imported := sys.modules.get("openvino")) is not None:
-        return imported
     try:
-        with without_telemetry():
-            return importlib.import_module("openvino")
+        with _IMPORT_LOCK:  # what another thread is importing is in `sys.modules` before it is whole
+            if (imported := sys.modules.get("openvino")) is not None:
+                return imported
+            with without_telemetry():
+                return importlib.import_module("openvino")
     except ImportError as error:
         raise RuntimeUnavailableError(
             f"OpenVINO cannot be imported ({error}). Install it with: pip install openvino"
@@ -58,14 +61,19 @@ def import_openvino() -> ModuleType:
 
 
 def compile_on_cpu(
-    model: Any, *, threads: int | None = None, options: Mapping[str, Any] | None = None
+    model: Any,
+    *,
+    threads: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    known_by: str | None = None,
 ) -> Any:
     """An `openvino.CompiledModel` of `model` (an `openvino.Model`) for the CPU, computed in float32.
 
     `threads`: most threads to use; None leaves the number to OpenVINO (one a physical core). float32 is asked
     for because on processors with bf16 instructions the default is bf16: other results on other machines, and
-    slower. `options` are further OpenVINO properties. Nothing is cached on disk: a network of this project
-    compiles in less than half a second, and its cached form would be as large as the weights.
+    slower. `options` are further OpenVINO properties. `known_by`: a name that belongs to this very network, weights
+    included; with it the compiled network is kept for the next start (`lipsmith.compiled`), and `model` may be a
+    function that is called for the network only where none is kept.
 
     Raises:
         RuntimeUnavailableError: OpenVINO is not installed.
@@ -74,4 +82,15 @@ def compile_on_cpu(
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
     settings.update(options or {})
-    return import_openvino().Core().compile_model(model, "CPU", settings)
+    ov = import_openvino()
+    core = ov.Core()
+    path = None
+    if known_by is not None and is_learning_on():
+        path = compiled_path(known_by, ov.get_version(), repr(sorted(settings.items())))
+        if (kept := read_compiled(path)) is not None:
+            with suppress(RuntimeError):  # of another make of OpenVINO, in spite of its version
+                return core.import_model(kept, "CPU", settings)
+    compiled = core.compile_model(model() if callable(model) else model, "CPU", settings)
+    if path is not None:
+        keep_compiled(path, compiled.export_model().getvalue())
+    return compiled

@@ -13,13 +13,14 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ from lipsmith.compose.paste import paste_into
 from lipsmith.conditioning import mask_lower_half
 from lipsmith.errors import InputError, NoFaceError, OutputError, UsageError
 from lipsmith.faces.crop import CropRule
-from lipsmith.faces.detect import FaceDetector, resolve_detector
+from lipsmith.faces.detect import FaceDetector, SlowStarter, resolve_detector
 from lipsmith.faces.live import LiveFaceTracker
 from lipsmith.faces.track import FaceTracker, primary_box_rows, primary_boxes
 from lipsmith.geometry import Box, Crop, Image
@@ -72,6 +73,7 @@ _LARGEST_BATCH = 8
 # A face this many times as large as the generator's is visibly softer round the mouth.
 _LARGE_FACE = 3.0
 _PROGRESS_SECONDS = 0.1
+_HEARD_AHEAD = 1024  # blocks of sound; half a minute
 
 
 @dataclass(frozen=True)
@@ -222,20 +224,19 @@ def sync(
         UsageError, InputError, OutputError, WeightsError, RuntimeUnavailableError: before any long work.
         NoFaceError: no frame has a face; nothing is written.
     """
-    options = options or SyncOptions()
-    _check(Path(video), Path(audio), Path(output), options)  # again in LipSyncer.sync, but before loading
-    start = time.perf_counter()
-    with LipSyncer.load(
-        model,
-        runtime=options.runtime,
-        detector=options.detector,
-        device=options.device,
-        threads=options.threads,
-    ) as syncer:
-        load_seconds = time.perf_counter() - start
-        report = syncer.sync(video, audio, output, options=options, on_progress=on_progress)
-    seconds = {"load": load_seconds} | report.seconds
-    return SyncReport(**{**vars(report), "seconds": seconds, "total_seconds": time.perf_counter() - start})
+    request = _Request.checked(video, audio, output, options or SyncOptions(), on_progress)
+    options = request.options
+    with request.listening() as levels:
+        with request.clock.working("load"):
+            syncer = LipSyncer.load(
+                model,
+                runtime=options.runtime,
+                detector=options.detector,
+                device=options.device,
+                threads=options.threads,
+            )
+        with syncer:
+            return syncer._sync(request, levels)
 
 
 class LipSyncer:
@@ -267,7 +268,16 @@ class LipSyncer:
 
         card, folder = resolve(model)
         faces = resolve_detector(detector)
-        return cls(card, resolve_runtime(runtime, folder, device=device, threads=threads), faces)
+        with ThreadPoolExecutor(1, "prepare") as beside:
+            prepared = beside.submit(faces.prepare) if isinstance(faces, SlowStarter) else None
+            generator = resolve_runtime(runtime, folder, device=device, threads=threads)
+            try:
+                if prepared is not None:
+                    prepared.result()
+            except BaseException:
+                generator.close()
+                raise
+        return cls(card, generator, faces)
 
     def __enter__(self) -> Self:
         return self
@@ -410,16 +420,25 @@ class LipSyncer:
     ) -> SyncReport:
         """See `lipsmith.sync`; what of `options` chooses weights, runtime and detector was chosen by
         `load`."""
-        options = options or SyncOptions()
-        video, audio, output = Path(video), Path(audio), Path(output)
-        start, progress = time.perf_counter(), _Reporter(on_progress)
-        info = _check(video, audio, output, options)
-        assert info.video is not None  # _check saw to that
-        clock = _Clock()
-        with clock.working("listen"):
-            sound = _listen(audio, options.close_in_silence)
+        request = _Request.checked(video, audio, output, options or SyncOptions(), on_progress)
+        with request.listening() as levels:
+            return self._sync(request, levels)
+
+    def _sync(self, request: "_Request", levels: Iterable["_Level"]) -> SyncReport:
+        options, clock = request.options, request.clock
+        sound = _listen(request.audio, levels, options.close_in_silence)
+        assert request.info.video is not None  # `checked` saw to that
         job = _Job(
-            video, audio, output, options, info, info.video, sound, _identity(options), clock, progress
+            request.video,
+            request.audio,
+            request.output,
+            options,
+            request.info,
+            request.info.video,
+            sound,
+            _identity(options),
+            clock,
+            _Reporter(request.on_progress),
         )
         known = _known_faces(job, self._track_settings(options)) if options.keep_track else None
         done: _Done | None = None
@@ -436,7 +455,7 @@ class LipSyncer:
         without_face = _ranges_without_face(plan, survey)
         num_synced = _num_synced(plan, without_face)
         return SyncReport(
-            output=output,
+            output=job.output,
             num_frames=plan.num_frames,
             num_synced=num_synced,
             without_face=without_face,
@@ -449,7 +468,7 @@ class LipSyncer:
             model_sha256=self.card.sha256,
             runtime=f"{self.runtime.name} ({self.runtime.device})",
             seconds=clock.seconds,
-            total_seconds=time.perf_counter() - start,
+            total_seconds=time.perf_counter() - request.start,
             warnings=[*self._warnings(without_face, plan.num_frames, num_synced, survey, sound), *job.notes],
         )
 
@@ -804,6 +823,46 @@ class _Sound:
             yield mel
 
 
+class _Level(NamedTuple):
+    """What there is to know of a piece of the sound before the whole is known."""
+
+    num_samples: int  # up to here
+    loudest: float  # of the mel
+    voice: FloatArray  # how loud the voice bands are, for each column
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What a call of `sync` asks for, found to be possible so far."""
+
+    video: Path
+    audio: Path
+    output: Path
+    options: SyncOptions
+    info: MediaInfo
+    on_progress: ProgressCallback | None
+    start: float
+    clock: "_Clock"
+
+    @classmethod
+    def checked(
+        cls,
+        video: str | Path,
+        audio: str | Path,
+        output: str | Path,
+        options: SyncOptions,
+        on_progress: ProgressCallback | None,
+    ) -> Self:
+        """See `_check`."""
+        start = time.perf_counter()
+        info = _check(Path(video), Path(audio), Path(output), options)
+        return cls(Path(video), Path(audio), Path(output), options, info, on_progress, start, _Clock())
+
+    def listening(self) -> Prefetch[_Level]:
+        """Listens to the sound while the networks are loaded."""
+        return Prefetch(self.clock.timed("listen", _levels(self.audio)), _HEARD_AHEAD, "listen")
+
+
 @dataclass(frozen=True)
 class _Job:
     """One call of `sync`: what was asked for, what is known of it, and what counts the time."""
@@ -1052,11 +1111,9 @@ def _compose(work: _Work, clock: "_Clock", mark: Callable[[Image], Image] | None
     return work
 
 
-def _listen(path: Path, close_in_silence: bool) -> _Sound:
+def _levels(path: Path) -> Iterator[_Level]:
     """Listen to a file for the first time, for what needs the whole of it; the mel is made again as it is needed."""
     num_samples = 0
-    loudest = SILENCE
-    levels = array("f")
 
     def counted() -> Iterator[FloatArray]:
         nonlocal num_samples
@@ -1065,8 +1122,17 @@ def _listen(path: Path, close_in_silence: bool) -> _Sound:
             yield block
 
     for mel in mel_column_blocks(counted()):
-        loudest = max(loudest, float(mel.max()))
-        levels.frombytes(voice_level(mel).tobytes())
+        yield _Level(num_samples, float(mel.max()), voice_level(mel))
+    yield _Level(num_samples, SILENCE, np.zeros(0, np.float32))
+
+
+def _listen(path: Path, levels: Iterable[_Level], close_in_silence: bool) -> _Sound:
+    num_samples, loudest = 0, SILENCE
+    voice = array("f")
+    for level in levels:
+        num_samples = level.num_samples
+        loudest = max(loudest, level.loudest)
+        voice.frombytes(level.voice.tobytes())
     duration = Fraction(num_samples, SAMPLE_RATE_HZ)
     if duration < WINDOW_SECONDS:
         raise InputError(
@@ -1075,7 +1141,7 @@ def _listen(path: Path, close_in_silence: bool) -> _Sound:
         )
     if not close_in_silence:
         return _Sound(duration, None, loudest <= SILENCE)
-    activity = activity_of_level(np.frombuffer(levels, np.float32))
+    activity = activity_of_level(np.frombuffer(voice, np.float32))
     return _Sound(duration, activity, not activity.any())
 
 

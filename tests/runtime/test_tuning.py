@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import lipsmith.runtime.tuning as tuning
+from lipsmith.machine import is_learning_on
 from lipsmith.runtime.tuning import Division, Trial, candidates, division_key, recall, remember
 
 FIRST, SECOND, THIRD = CHOICES = [Division(4, 2), Division(8, 1), Division(2, 4)]
@@ -134,4 +135,4 @@ def test_keys_differ_by_network_threads_and_versions(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(("value", "expected"), [("", True), ("on", True), ("off", False), ("0", False)])
 def test_the_environment_can_forbid_it(monkeypatch: pytest.MonkeyPatch, value: str, expected: bool) -> None:
     monkeypatch.setenv("LIPSMITH_TUNING", value)
-    assert tuning.is_tuning_on() is expected
+    assert is_learning_on() is expected

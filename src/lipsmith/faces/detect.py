@@ -63,6 +63,15 @@ class FaceFollower(Protocol):
         ...
 
 
+@runtime_checkable
+class SlowStarter(Protocol):
+    """A detector whose first image takes longer than others."""
+
+    def prepare(self) -> None:
+        """Do now what the first image would have to wait for; calling it again does nothing."""
+        ...
+
+
 DETECTORS: dict[str, str] = {"mtcnn": "lipsmith.faces.mtcnn:MtcnnDetector"}
 """Name of a detector → "module:attribute" of what builds one without arguments."""
 

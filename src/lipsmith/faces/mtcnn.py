@@ -6,14 +6,15 @@ networks run as OpenVINO models built here, and the cascade between them is arra
 """
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import cv2
-import joblib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,6 +31,7 @@ REFINE_SIZE = 24
 OUTPUT_SIZE = 48
 PYRAMID_FACTOR = 0.709  # about 1/√2: each level halves the area
 MAX_PROPOSALS = 600  # a busy texture must not make the pairwise overlaps explode
+_NETWORKS_VERSION = 1  # to be raised when `_build_proposal` and its like build other networks
 _LOOKS = 2  # of the output network at a face that is followed, as at one that was searched for
 MIN_DETECTABLE = 12  # pixels; nothing smaller can fill the proposal network's window
 
@@ -92,10 +94,17 @@ class MtcnnDetector:
     def _networks(self) -> dict[str, Any]:
         """Name → inference request of a compiled OpenVINO model."""
         builders = {"pnet": _build_proposal, "rnet": _build_refinement, "onet": _build_output}
+        known_by = f"mtcnn {_NETWORKS_VERSION} {_version_of_weights()}"
         return {
-            name: compile_on_cpu(build(_read_weights(name)), threads=self.threads).create_infer_request()
+            name: compile_on_cpu(
+                partial(_build, build, name), threads=self.threads, known_by=f"{known_by} {name}"
+            ).create_infer_request()
             for name, build in builders.items()
         }
+
+    def prepare(self) -> None:
+        """Compile the networks now, not at the first image."""
+        assert self._networks
 
     def _run(self, network: str, images: Image) -> list[Array]:
         """What `network` answers to n × h × w × 3 BGR, uint8."""
@@ -267,6 +276,17 @@ def _shifted(boxes: Array, offsets: Array) -> Array:
     return boxes + offsets * np.concatenate([side, side], axis=1)
 
 
+def _build(build: Callable[[list[Array]], Any], name: str) -> Any:
+    return build(_read_weights(name))
+
+
+def _version_of_weights() -> str:
+    try:
+        return metadata.version("mtcnn")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
 def _read_weights(name: str) -> list[Array]:
     """The arrays of one network, in the order of its layers, from the `mtcnn` wheel without importing it.
 
@@ -281,6 +301,8 @@ def _read_weights(name: str) -> list[Array]:
         raise RuntimeUnavailableError(
             f"The weights {name}.lz4 of the MTCNN face detector are not there: install the package mtcnn 1.x."
         )
+    import joblib  # a tenth of a second, which compiled networks that were kept spare
+
     return list(joblib.load(path))
 
 

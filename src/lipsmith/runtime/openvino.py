@@ -1,5 +1,6 @@
 """The default runtime: OpenVINO on the CPU, from `generator.xml` and `generator.bin` of a weights folder."""
 
+import hashlib
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import numpy as np
 
 from lipsmith.engine import compile_on_cpu, import_openvino
 from lipsmith.errors import RuntimeUnavailableError, WeightsError
+from lipsmith.machine import is_learning_on
 from lipsmith.runtime.base import OPENVINO_NAME, FloatArray, check_inputs, split_rows
 from lipsmith.runtime.tuning import (
     Division,
@@ -17,7 +19,6 @@ from lipsmith.runtime.tuning import (
     available_threads,
     candidates,
     division_key,
-    is_tuning_on,
     recall,
     remember,
 )
@@ -27,6 +28,7 @@ DEVICES = ("auto", "cpu")
 
 # Calls of one size in a row after which that size gets a network compiled for it; till then rows are padded.
 _STEADY_CALLS = 3
+_SAMPLED_BYTES = 2**16
 
 
 class OpenVinoGenerator:
@@ -73,14 +75,17 @@ class OpenVinoGenerator:
             division = self._begin_trial(path)
         self._division = division
         self._networks: dict[tuple[int, int], _Network] = {}  # by rows and streams
-        self._network(self._full)
+        # The network of the start is kept for the next one; those that a trial goes through are not.
+        self._networks[self._full] = _Network(
+            self._model, *self._full, self.face_size, threads, known_by=_identity(path)
+        )
         self._recent: deque[tuple[int, int]] = deque(maxlen=_STEADY_CALLS)
 
     def _begin_trial(self, path: Path) -> Division:
         """What is remembered of this machine; else the first candidate, the others to be tried."""
         threads = available_threads(self._threads)
         choices = candidates(threads)
-        if not is_tuning_on():
+        if not is_learning_on():
             return choices[0]
         self._key = division_key(path.read_bytes(), threads, ("openvino",))
         remembered = recall(self._key, choices)
@@ -154,11 +159,28 @@ class _Slot:
 class _Network:
     """The generator compiled for batches of `rows` rows, `streams` of them at once."""
 
-    def __init__(self, model: Any, rows: int, streams: int, face_size: int, threads: int | None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        rows: int,
+        streams: int,
+        face_size: int,
+        threads: int | None,
+        *,
+        known_by: str | None = None,
+    ) -> None:
         self._rows = rows
-        shaped = model.clone()
-        shaped.reshape({0: [rows, 1, NUM_MELS, WINDOW_COLUMNS], 1: [rows, 6, face_size, face_size]})
-        compiled = compile_on_cpu(shaped, threads=threads, options={"NUM_STREAMS": streams})
+
+        def shaped() -> Any:
+            copy = model.clone()
+            copy.reshape({0: [rows, 1, NUM_MELS, WINDOW_COLUMNS], 1: [rows, 6, face_size, face_size]})
+            return copy
+
+        if known_by is not None:
+            known_by = f"{known_by} {rows} rows"
+        compiled = compile_on_cpu(
+            shaped, threads=threads, options={"NUM_STREAMS": streams}, known_by=known_by
+        )
         self._slots = [
             _Slot(
                 compiled.create_infer_request(),
@@ -190,6 +212,21 @@ def _collect(slot: _Slot, generated: FloatArray) -> None:
         rows, slot.rows = slot.rows, None
         slot.request.wait()
         generated[rows] = slot.request.get_output_tensor(0).data[: rows.stop - rows.start]
+
+
+def _identity(path: Path) -> str:
+    """What tells the network at `path` from any other: its layers, and of its weights size, age, beginning and end.
+
+    All of the weights were just read to verify them; reading them once more would take as long as is to be gained.
+    """
+    weights = path.with_suffix(".bin")
+    about = weights.stat()
+    digest = hashlib.sha256(path.read_bytes())
+    with weights.open("rb") as file:
+        digest.update(file.read(_SAMPLED_BYTES))
+        file.seek(max(0, about.st_size - _SAMPLED_BYTES))
+        digest.update(file.read(_SAMPLED_BYTES))
+    return f"generator {digest.hexdigest()} {about.st_size} {about.st_mtime_ns}"
 
 
 def read_generator(path: Path) -> Any:

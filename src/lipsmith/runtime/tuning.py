@@ -7,19 +7,15 @@ import contextlib
 import hashlib
 import json
 import os
-import platform
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from lipsmith.weights.store import cache_folder
+from lipsmith.machine import processor_name, user_cache_folder
 
-TUNING_VARIABLE = "LIPSMITH_TUNING"
-"""`off`: nothing is tried, read or written; the first of the candidates is used."""
 FILE_NAME = "divisions.json"
 
 # Faces made before anything is tried: for less work, trying does not pay.
@@ -127,11 +123,6 @@ class Trial:
         self._warm, self._faces, self._seconds = self._position == 0, 0, 0.0
 
 
-def is_tuning_on() -> bool:
-    """Whether the environment allows trying and remembering."""
-    return os.environ.get(TUNING_VARIABLE, "").strip().lower() not in ("off", "0", "no", "false")
-
-
 def division_key(graph: bytes, threads: int, packages: Sequence[str]) -> str:
     """What a division is remembered under: processor, threads, versions of `packages`, and the network.
 
@@ -140,7 +131,7 @@ def division_key(graph: bytes, threads: int, packages: Sequence[str]) -> str:
     """
     versions = [f"{package} {_version(package)}" for package in packages]
     digest = hashlib.sha256(graph).hexdigest()[:16]
-    return " · ".join([_processor(), f"{threads} threads", *versions, digest])
+    return " · ".join([processor_name(), f"{threads} threads", *versions, digest])
 
 
 def recall(key: str, choices: Sequence[Division]) -> Division | None:
@@ -177,7 +168,7 @@ def remember(key: str, trial: Trial) -> None:
 
 
 def _path() -> Path:
-    return cache_folder().parent / FILE_NAME
+    return user_cache_folder() / FILE_NAME
 
 
 def _read() -> dict[str, Any]:
@@ -193,16 +184,3 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "unknown"
-
-
-@lru_cache(maxsize=1)
-def _processor() -> str:
-    """Model name of the processor."""
-    with (
-        contextlib.suppress(OSError),
-        Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as lines,
-    ):
-        for line in lines:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -19,11 +19,11 @@ from pathlib import Path
 import platformdirs
 
 from lipsmith.errors import RuntimeUnavailableError, WeightsError
+from lipsmith.machine import user_cache_folder
 from lipsmith.weights.card import CARD_NAME, Kind, WeightCard
 
 PACKAGED_FOLDER = Path(__file__).parent / "data"
 FOLDER_VARIABLE = "LIPSMITH_WEIGHTS"
-CACHE_VARIABLE = "LIPSMITH_CACHE"
 # Part of the cache's folder names: raise it when what an import writes changes.
 CACHE_FORMAT = 1
 
@@ -36,9 +36,7 @@ def user_folder() -> Path:
 
 def cache_folder() -> Path:
     """Where checkpoints that were named by their path are kept in the runtimes' format; it need not exist."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    base = Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("lipsmith"))
-    return base / "checkpoints"
+    return user_cache_folder() / "checkpoints"
 
 
 def check_name(name: str) -> None:
