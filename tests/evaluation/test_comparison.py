@@ -208,17 +208,27 @@ class TestFiles:
                 system.name,
                 "f" * 64,
                 tuple(
-                    BenchmarkRow(f"{item}.mp4", "speech.wav", Path(f"made/{item}.mp4"), score)
-                    for item, score in zip(ITEMS, system.scores, strict=True)
+                    BenchmarkRow(f"{item}.mp4", "speech.wav", Path(f"made/{item}.mp4"), score, quality)
+                    for item, score, quality in zip(ITEMS, system.scores, qualities, strict=True)
                 ),
                 fid=4.5,
             )
 
-        BenchmarkResult("drawn", "d" * 64, 6, (rows(A), rows(B)), SCORER).write(tmp_path)
+        qualities = [{"ssim_lower": 0.5}, {"ssim_lower": 0.75}, {"flicker": 2.0}, {}, {}, {}]
+        BenchmarkResult(
+            "drawn",
+            "d" * 64,
+            6,
+            (rows(A), rows(B)),
+            SCORER,
+            options={"length": "auto", "command": "lipsmith x"},
+        ).write(tmp_path)
         found = read_comparison(tmp_path)
         assert found.items[0] == "u.mp4 + speech.wav"
         assert found.systems[0].scores[0].path == Path("made/u.mp4") and found.systems[1].fid == 4.5
         assert found.differences() == COMPARISON.differences()
+        assert found.systems[0].quality == {"ssim_lower": 0.625, "flicker": 2.0}
+        assert (found.command, found.facts["making"]) == ("lipsmith x", {"length": "auto"})
 
     @pytest.mark.parametrize(
         ("text", "words"),

@@ -110,6 +110,11 @@ class TestPage:
         for words in ("lipsmith evaluate compare a b", "0" * 64, "lipsmith 0.1.0", "min_track_frames 25"):
             assert words in text
 
+    def test_picture_quality_where_it_was_measured(self) -> None:
+        better = dataclasses.replace(A, quality={"ssim_lower": 0.625})
+        tables = Page(report_page(dataclasses.replace(COMPARISON, systems=(better, B)), num_worst=0)).tables
+        assert tables[2] == [["System", "ssim lower"], ["a", "0.625"], ["b", "—"]]
+
     def test_one_system_without_a_paper_is_plain(self) -> None:
         scores = Comparison(ITEMS, (A,), SCORER)
         page = Page(report_page(scores, num_worst=0))

@@ -9,7 +9,7 @@ import typer
 
 from lipsmith.cli.evaluate import Device, Download, Judge, JudgedProtocol, Protocol
 from lipsmith.cli.options import Force, JsonAnswer
-from lipsmith.cli.output import say, write_answer, write_json
+from lipsmith.cli.output import command_line, say, write_answer, write_json
 from lipsmith.cli.progress import ProgressBars
 from lipsmith.cli.sync import Length
 from lipsmith.errors import ExitCode, UsageError
@@ -206,9 +206,11 @@ def benchmark(
 ) -> None:
     """Let every system make and score every pair of a list; a failure is a row with its reason."""
     from lipsmith.evaluation.benchmark import Judging, QualityFiles, run_benchmark
+    from lipsmith.evaluation.comparison import Comparison
     from lipsmith.evaluation.fid import open_features
     from lipsmith.evaluation.file_score import ScoreSettings
     from lipsmith.evaluation.pairs import first_pairs, read_pairs
+    from lipsmith.evaluation.report import write_report
     from lipsmith.evaluation.systems import MakingOptions, open_systems
 
     listed = read_pairs(pair_list, None if layout is None else layout.value)
@@ -237,15 +239,20 @@ def benchmark(
             manifest=manifest,
             jobs=jobs,
             ray=ray,
+            command=command_line(),
             on_progress=bars.show,
         )
+    write_report(Comparison.of_benchmark(result), output / "report.html", folder=output)
     if as_json:
         write_json(result.to_dict())
     else:
         for line in benchmark_lines(result):
             write_answer(line)
     _say_what_is_missing(result)
-    say(f"Rows and digests: {output / 'benchmark.json'}, {output / 'benchmark.csv'}.")
+    say(
+        f"Rows and digests: {output / 'benchmark.json'}, {output / 'benchmark.csv'}; as a page: "
+        f"{output / 'report.html'}."
+    )
     if result.num_failed:
         raise typer.Exit(ExitCode.INCOMPLETE)
 

@@ -156,6 +156,7 @@ def run_benchmark(
     manifest: Path | str | None = None,
     jobs: int | None = None,
     ray: str | None = None,
+    command: str = "",
     on_progress: Progress = None,
 ) -> BenchmarkResult:
     """Make and score every pair by every system, and write the result into `output`; see the module.
@@ -173,6 +174,7 @@ def run_benchmark(
         manifest: table of speakers, for the rows.
         jobs: processes; None: one a core, or 1 where the runtime is not on the CPU.
         ray: address of a Ray cluster to work on instead; its machines must see all files at the same paths.
+        command: that asked for it, kept with the result.
         on_progress: called with (what is counted, how many are done, how many there are).
 
     Raises:
@@ -246,7 +248,7 @@ def run_benchmark(
             versions=_versions(),
             machine=_machine(),
             features=None if features is None else _features(features),
-            options=making.to_dict(),
+            options={**making.to_dict(), "command": command},
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         result.write(output)

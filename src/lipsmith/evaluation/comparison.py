@@ -45,12 +45,14 @@ class SystemScores:
         scores: one for each item, in the comparison's order.
         fid: of its faces, where it was measured.
         facts: what else is known of it.
+        quality: means of the numbers of `lipsmith.evaluation.image_quality`, where they were measured.
     """
 
     name: str
     scores: tuple[FileScore, ...]
     fid: float | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    quality: dict[str, float] = field(default_factory=dict)
 
     def summary(self) -> FileSummary:
         """The rows in a few numbers, with intervals."""
@@ -101,7 +103,7 @@ class Comparison:
         scorer: judge, protocol and settings (`FileScorer.to_dict`).
         environment: versions and machine (`lipsmith.training.environment.describe_environment`).
         command: that made it.
-        facts: what else is known: of a benchmark its `list`, `list_digest` and FID `features`.
+        facts: what else is known: of a benchmark its `list`, `list_digest`, FID `features` and `making` (options).
     """
 
     items: tuple[str, ...]
@@ -141,6 +143,7 @@ class Comparison:
                     "name": system.name,
                     "fid": system.fid,
                     "facts": system.facts,
+                    "quality": system.quality,
                     "summary": system.summary().to_dict(),
                     "scores": [score.to_dict() for score in system.scores],
                 }
@@ -159,6 +162,7 @@ class Comparison:
                     tuple(FileScore.from_dict(score) for score in system["scores"]),
                     system["fid"],
                     dict(system["facts"]),
+                    dict(system["quality"]),
                 )
                 for system in values["systems"]
             ),
@@ -195,13 +199,19 @@ class Comparison:
                     ),
                     system.fid,
                     {"model_digest": system.model_digest, **system.facts},
+                    _mean_quality([row.quality for row in system.rows]),
                 )
                 for system in result.systems
             ),
             scorer=result.scorer,
             environment={**result.versions, **result.machine, "started": result.created},
             command=str(result.options.get("command", "")),
-            facts={"list": result.name, "list_digest": result.list_digest, "features": result.features},
+            facts={
+                "list": result.name,
+                "list_digest": result.list_digest,
+                "features": result.features,
+                "making": {name: value for name, value in result.options.items() if name != "command"},
+            },
         )
 
     def to_csv(self) -> str:
@@ -411,6 +421,14 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise DataError(f"{path} holds no result of `lipsmith evaluate`.")
     return values
+
+
+def _mean_quality(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in row.items():
+            values.setdefault(name, []).append(value)
+    return {name: float(np.mean(found)) for name, found in values.items()}
 
 
 def _within_one(score: FileScore) -> float:

@@ -116,6 +116,7 @@ def report_page(
         warnings=paper_warnings(comparison) if with_paper else [],
         order=method_order(rows) if with_paper else None,
         differences=comparison.differences(),
+        qualities=list(dict.fromkeys(name for system in comparison.systems for name in system.quality)),
         charts=_charts(comparison.systems) if scored else [],
         worst=_worst_clips(comparison, num_worst, folder, detector),
         failures=[
@@ -329,6 +330,7 @@ def _facts(comparison: Comparison) -> list[tuple[str, list[tuple[str, str]]]]:
         "Pair list": comparison.facts.get("list"),
         "SHA-256 of its pairs": comparison.facts.get("list_digest"),
         **{f"FID {name}": value for name, value in (comparison.facts.get("features") or {}).items()},
+        **{f"Made with {name}": value for name, value in (comparison.facts.get("making") or {}).items()},
     }
     groups = [
         ("Command", {"as it was called": comparison.command}),
