@@ -108,3 +108,22 @@ def test_the_form_frame_shows_what_it_is_given() -> None:
     np.testing.assert_array_equal(placed_references("frame", faces[::-1], faces), faces[::-1])
     placed = placed_references("steady", faces[::-1], faces)
     np.testing.assert_array_equal(placed[1], place_reference(faces[1], faces[1]).image)
+
+
+def test_a_reference_from_a_fade_gives_way_to_a_face_with_contrast() -> None:
+    one = _view(_scene(1))
+
+    def faded(share: float) -> np.ndarray:
+        return cv2.addWeighted(one, share, np.full_like(one, 255), 1 - share, 0)
+
+    steady = SteadyReference()
+    white = steady.show(faded(0.1))
+    assert white.std() < 5
+    shown = [steady.show(one) for _ in range(6)]
+    # The first mouth had hardly any detail; after fading over, the face that is there now shows its own.
+    assert np.abs(shown[-1].astype(int) - one).max() <= 1
+    # While it stays bright enough, the reference stays, and with it the mouth that it hides.
+    talking = faded(0.8)
+    talking[64:80, 36:60] = 0
+    again = steady.show(talking)
+    assert np.abs(again[66:78, 40:56].astype(int) - faded(0.8)[66:78, 40:56]).max() <= 4

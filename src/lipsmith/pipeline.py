@@ -722,7 +722,6 @@ class LipSyncer:
                 faces = np.concatenate([mask_lower_half(shown), references], axis=1)
                 for work, face in zip(with_face, self.runtime.generate(mels, faces), strict=True):
                     work.generated = np.clip(face.transpose(1, 2, 0), 0, 1) * np.float32(255)
-                    work.reference = None
         return batch
 
     def _record(self, job: "_Job", num_changed: int, num_unchanged: int) -> "SyncRecord":
@@ -1104,8 +1103,8 @@ def _compose(work: _Work, clock: "_Clock", mark: Callable[[Image], Image] | None
     with clock.working("compose"):
         if work.generated is not None and work.crop is not None and work.shown is not None:
             # A new picture: the same frame may be shown again later.
-            work.picture = paste_into(work.picture, work.crop, work.generated, work.shown)
-            work.generated = work.shown = None
+            work.picture = paste_into(work.picture, work.crop, work.generated, work.shown, work.reference)
+            work.generated = work.shown = work.reference = None
         if mark is not None:
             work.picture = ArrayPicture(mark(work.picture.bgr()))
     return work

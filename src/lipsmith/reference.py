@@ -34,6 +34,9 @@ _SAME_POSE = 9.0  # up to which a reference is kept
 _NEW_POSE = 12.0  # from which the frame itself becomes a reference
 _BETTER = 0.7  # of the misfit: with less, another reference takes over
 _MOST_KEPT = 24
+_FADED = (
+    1.4  # times the contrast of a reference: with more, a face shows that the reference was taken in a fade
+)
 _MOST_TRIED = 2
 _FADE_FRAMES = 4
 
@@ -195,7 +198,8 @@ class SteadyReference:
     """Keeps references of one person through one shot, and shows the right one; memory is bounded.
 
     The first face is the first reference. It stays while the head is near its pose; when another kept reference
-    is much nearer, that takes over within a few frames; in a pose never seen, the current face is kept too.
+    is much nearer, that takes over within a few frames; in a pose never seen, the current face is kept too. What was
+    kept in a fade gives way as soon as the picture has more contrast.
     """
 
     def __init__(self) -> None:
@@ -215,6 +219,9 @@ class SteadyReference:
         measured = _Measured.of(face)
         if self._current is None:
             self._current = self._keep(measured)
+        if _is_faded(self._current, measured):
+            self._entries = [entry for entry in self._entries if not _is_faded(entry, measured)]
+            self._change_to(self._keep(measured))
         placed = self._place(self._current, measured)
         if placed.misfit > _SAME_POSE:
             placed = self._look_for_another(measured, placed)
@@ -237,8 +244,11 @@ class SteadyReference:
                 return placed
             entry = self._keep(face)
             best = self._place(entry, face)
-        self._previous, self._current, self._fade = self._current, entry, _FADE_FRAMES
+        self._change_to(entry)
         return best
+
+    def _change_to(self, entry: _Entry) -> None:
+        self._previous, self._current, self._fade = self._current, entry, _FADE_FRAMES
 
     def _place(self, entry: _Entry, face: _Measured) -> PlacedReference:
         placed = _placed(entry.face, face, entry.warp)
@@ -249,6 +259,10 @@ class SteadyReference:
         kept = replace(face, image=face.image.copy())
         self._entries.append(_Entry(kept, _pose(kept.image)))
         return self._entries[-1]
+
+
+def _is_faded(entry: _Entry, face: _Measured) -> bool:
+    return face.spread > _FADED * entry.face.spread + 1  # a grey level of noise is no contrast
 
 
 def _pose(face: Image) -> NDArray[np.float32]:

@@ -179,3 +179,17 @@ def test_a_picture_of_bgr_gets_what_the_frame_gets():
     shown = crop.extract(frame)
     result = paste_into(ArrayPicture(frame), crop, _with_mouth(shown), shown)
     np.testing.assert_array_equal(result.bgr(), paste_face(frame, crop, _with_mouth(shown), shown))
+
+
+def test_what_only_the_reference_has_elsewhere_stays_the_frames_own():
+    frame, crop = _frame(), CROPS["own size"]
+    shown = crop.extract(frame)
+    reference = shown.copy()
+    reference[74:90, 14:24] = 0  # something dark beside the jaw, which the reference lays elsewhere
+    generated = _with_mouth(reference)
+    result = paste_face(frame, crop, generated, shown, reference, match=False)
+    jaw = np.s_[100 + 76 : 100 + 88, 100 + 15 : 100 + 19]
+    assert np.abs(result[jaw].astype(int) - frame[jaw]).max() <= 8
+    assert np.abs(result[100 + 64 : 100 + 72, 140:156].astype(int) - 20).max() <= 1
+    # Without knowing the reference it counts as the generator's doing.
+    assert (frame[jaw].astype(int) - paste_face(frame, crop, generated, shown, match=False)[jaw]).max() > 25

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from lipsmith.models.wav2lip import FACE_SIZES, WarpingWav2Lip, Wav2Lip, paint_with
+from lipsmith.models.wav2lip import FACE_SIZES, RelightingWav2Lip, WarpingWav2Lip, Wav2Lip, paint_with
 
 
 @pytest.mark.parametrize("face_size", FACE_SIZES)
@@ -88,3 +88,46 @@ def test_a_painters_tensors_begin_a_warping_generator() -> None:
     )
     with pytest.raises(RuntimeError, match="size mismatch"):
         paint_with(WarpingWav2Lip(0.25), painter.state_dict())
+
+
+@torch.inference_mode()
+def test_a_relighting_generator_keeps_tints() -> None:
+    torch.manual_seed(0)
+    network = RelightingWav2Lip(0.125).eval()
+    last = network.output_block[1]
+    nn.init.zeros_(last.weight)
+    last.bias.copy_(torch.tensor([40.0, -40.0, -40.0, 0.0, 0.0, 0.0]))  # half of pure blue, luma 0.114
+    mel, faces = torch.randn(1, 1, 80, 16), torch.zeros(1, 6, 96, 96)
+    skin = torch.tensor([0.4, 0.5, 0.8])
+    faces[:, 3:] = skin.view(1, 3, 1, 1)
+    luma = float(skin @ torch.tensor([0.114, 0.587, 0.299]))
+    change = (torch.tensor([1.0, 0.0, 0.0]) - skin) / 2
+    lighter = (0.114 - luma) / 2
+    expected = skin * (luma + lighter + 0.02) / (luma + 0.02) + 0.25 * (change - lighter)
+    torch.testing.assert_close(network(mel, faces)[0, :, 50, 50], expected, rtol=0, atol=1e-5)
+    network.paint_chroma.zero_()
+    dimmed = network(mel, faces)[0, :, 50, 50]
+    torch.testing.assert_close(dimmed / dimmed.sum(), skin / skin.sum(), rtol=0, atol=1e-5)
+    last.bias.copy_(torch.tensor([40.0, 40.0, 40.0, 0.0, 0.0, 0.0]))  # half of white
+    lit = skin + (1 - luma) / 2
+    torch.testing.assert_close(network(mel, faces)[0, :, 50, 50], lit.clamp(max=1), rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_warping_generators_tensors_begin_a_relighting_one() -> None:
+    torch.manual_seed(1)
+    warping, network = WarpingWav2Lip(0.125).eval(), RelightingWav2Lip(0.125).eval()
+    paint_with(network, warping.state_dict())
+    network.paint_chroma.fill_(1.0)
+    mel, faces = torch.randn(2, 1, 80, 16), torch.rand(2, 6, 96, 96) * 0.2 + 0.7
+    last = warping.output_block[1], network.output_block[1]
+    for head in last:
+        head.bias[:3] = 1.0
+        head.weight[:3] *= 0.01
+    # Where light is added, with the whole tint, it is the same picture.
+    made, painted = network(mel, faces), warping(mel, faces)
+    lighter = (painted - faces[:, 3:]).mul(torch.tensor([0.114, 0.587, 0.299]).view(3, 1, 1)).sum(1) > 0
+    assert lighter.any()
+    torch.testing.assert_close(
+        made.permute(0, 2, 3, 1)[lighter], painted.permute(0, 2, 3, 1)[lighter], rtol=0, atol=1e-5
+    )

@@ -21,7 +21,7 @@ from lipsmith.errors import OutputError, RuntimeUnavailableError, WeightsError
 from lipsmith.models.expert import LipSyncExpert
 from lipsmith.models.quality import VisualQualityDiscriminator
 from lipsmith.models.syncnet import SyncNet
-from lipsmith.models.wav2lip import FACE_SIZES, GENERATORS, WarpingWav2Lip, Wav2Lip
+from lipsmith.models.wav2lip import FACE_SIZES, GENERATORS, RelightingWav2Lip, WarpingWav2Lip, Wav2Lip
 from lipsmith.runtime import RUNTIMES, resolve_runtime
 from lipsmith.weights import checkpoint, resolve, store
 from lipsmith.weights.card import WeightCard
@@ -106,6 +106,7 @@ NETWORKS: dict[str, tuple[str, Callable[[], nn.Module], float, int]] = {
         for size in FACE_SIZES
     },
     "warping generator": ("generator", lambda: WarpingWav2Lip(0.25), 0.25, 96),
+    "relighting generator": ("generator", lambda: RelightingWav2Lip(0.25), 0.25, 96),
     "expert": ("expert", LipSyncExpert, 1.0, 96),
     "narrow expert": ("expert", lambda: LipSyncExpert(0.5), 0.5, 96),
     "critic": ("quality_discriminator", VisualQualityDiscriminator, 1.0, 96),

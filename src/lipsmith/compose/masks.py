@@ -21,6 +21,9 @@ _FACE_FEATHER = 0.3  # of the way from the rim to the middle: above and below ab
 # The mouth's middle lies at 0.70 ± 0.006; published weights see it a little lower.
 _MOUTH_CENTER, _MOUTH_AXES = (0.5, 0.72), (0.31, 0.20)
 _MOUTH_FEATHER = 0.35
+# To below the chin, but not as wide as the jaw.
+_CORE_CENTER, _CORE_AXES = (0.5, 0.76), (0.33, 0.26)
+_CORE_FEATHER = 0.4
 
 
 def smoothstep(values: ArrayLike, low: float, high: float) -> NDArray:
@@ -52,6 +55,12 @@ def lower_face_mask(size: int) -> Mask:
 def mouth_mask(size: int) -> Mask:
     """Soft ellipse where a talking mouth is: 1 at the lips, 0 from cheeks and nose on."""
     return _frozen(smoothstep(1 - _radius(size, _MOUTH_CENTER, _MOUTH_AXES, 2), 0, _MOUTH_FEATHER))
+
+
+@lru_cache(maxsize=8)
+def core_mask(size: int) -> Mask:
+    """Mouth and chin, 1 in the middle: what has to be replaced as a whole, since lips and chin move together."""
+    return _frozen(smoothstep(1 - _radius(size, _CORE_CENTER, _CORE_AXES, 2), 0, _CORE_FEATHER))
 
 
 @lru_cache(maxsize=8)

@@ -5,6 +5,9 @@ enlarged output would blur skin that never moved. So the generated face, its col
 generator was shown, replaces the frame only where the two differ: at the mouth, and wherever else something
 moved. Everything else keeps the frame's own pixels. A generator that returns what it was shown changes
 nothing at all.
+
+A reference that is not the frame itself lies on it only roughly: cheeks, jaw and background beside them are a
+little elsewhere. Away from mouth and chin only what the generator did to its reference is new.
 """
 
 import cv2
@@ -12,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsmith.compose.colour import colour_gain
-from lipsmith.compose.masks import largest_channel, lower_face_mask, mouth_mask, smoothstep
+from lipsmith.compose.masks import core_mask, largest_channel, lower_face_mask, mouth_mask, smoothstep
 from lipsmith.compose.sharpness import match_sharpness
 from lipsmith.conditioning import lower_half_start
 from lipsmith.geometry import Crop, Image
@@ -34,19 +37,20 @@ def paste_face(
     crop: Crop,
     generated: NDArray,
     shown: Image | None = None,
+    reference: Image | None = None,
     *,
     match: bool = True,
 ) -> Image:
     """`frame` with the lower face of `crop` taken from `generated`.
 
     `frame` is uint8 BGR and stays as it is. `generated` is S × S × 3 BGR in grey levels, uint8 or float in
-    [0, 255]. `shown` is the crop that the generator saw, S × S × 3 uint8 (`crop.extract(frame)` when not
-    given). Colours and sharpness are matched first, unless `match` is false. Only pixels inside the crop's
-    `lower_face_mask` change.
+    [0, 255]. `shown` is the frame's crop that the generator saw, S × S × 3 uint8 (`crop.extract(frame)` when not
+    given), `reference` what it saw beside it (`shown` when not given). Colours and sharpness are matched first,
+    unless `match` is false. Only pixels inside the crop's `lower_face_mask` change.
     """
     if shown is None:
         shown = crop.extract(frame)
-    change = face_change(generated, shown, crop.size, match=match)
+    change = face_change(generated, shown, crop.size, reference, match=match)
     result = frame.copy()
     if change is not None:
         target, new, share = _placed(result, crop, *change)
@@ -54,15 +58,17 @@ def paste_face(
     return result
 
 
-def paste_into(picture: Picture, crop: Crop, generated: NDArray, shown: Image) -> Picture:
+def paste_into(
+    picture: Picture, crop: Crop, generated: NDArray, shown: Image, reference: Image | None = None
+) -> Picture:
     """`paste_face` for a picture of any form: of planes, those pixels alone change, and as planes.
 
     A new picture, or `picture` itself where nothing changes. A colour sample changes with its four pixels.
     """
     if isinstance(picture, ArrayPicture):
-        return ArrayPicture(paste_face(picture.image, crop, generated, shown))
+        return ArrayPicture(paste_face(picture.image, crop, generated, shown, reference))
     assert isinstance(picture, PlanarPicture)
-    change = face_change(generated, shown, crop.size)
+    change = face_change(generated, shown, crop.size, reference)
     if change is None:
         return picture
     new, share = change
@@ -84,7 +90,7 @@ def paste_into(picture: Picture, crop: Crop, generated: NDArray, shown: Image) -
 
 
 def face_change(
-    generated: NDArray, shown: Image, size: int, *, match: bool = True
+    generated: NDArray, shown: Image, size: int, reference: Image | None = None, *, match: bool = True
 ) -> tuple[Field, Field] | None:
     """The generated face as it is pasted, and how much of each pixel it replaces; None where nothing changes.
 
@@ -99,6 +105,9 @@ def face_change(
         new = match_sharpness(new * colour_gain(new, old), old)
     share = np.zeros((size, size), np.float32)
     share[top:] = lower_face_mask(size)[top:] * change_mask(new, old)
+    if reference is not None and reference is not shown:
+        beside = np.ascontiguousarray(reference[top:], np.float32)
+        share[top:] *= np.maximum(core_mask(size)[top:], change_mask(new, beside))
     if not share.any():
         return None
     face = np.zeros((size, size, 3), np.float32)

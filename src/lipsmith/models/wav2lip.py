@@ -160,8 +160,11 @@ class WarpingWav2Lip(Wav2Lip):
         moved = nn.functional.grid_sample(
             faces[:, 3:].float(), place, mode="bilinear", padding_mode="border", align_corners=False
         )
-        share = torch.sigmoid(share)
-        return share * torch.sigmoid(colour) + (1 - share) * moved
+        return self._paint(moved, torch.sigmoid(colour), torch.sigmoid(share))
+
+    def _paint(self, moved: Tensor, colour: Tensor, share: Tensor) -> Tensor:
+        """What is seen, (n, 3, S, S), where of `colour` (n, 3, S, S) the `share` (n, 1, S, S) is laid over `moved`."""
+        return share * colour + (1 - share) * moved
 
     def _places(self, faces: Tensor) -> Tensor:
         """Where each pixel itself lies, (1, S, S, 2): to the right, down."""
@@ -170,12 +173,50 @@ class WarpingWav2Lip(Wav2Lip):
         return torch.stack((line.expand(size, size), line[:, None].expand(size, size)), dim=-1)[None]
 
 
-GENERATORS: dict[str, type[Wav2Lip]] = {"wav2lip": Wav2Lip, "wav2lip-warp": WarpingWav2Lip}
+class RelightingWav2Lip(WarpingWav2Lip):
+    """`WarpingWav2Lip` that paints light, and little colour: people it never saw keep the tints of their own faces.
+
+    Where the paint is darker, the moved pixels are dimmed by a factor, which keeps their tint (a mouth that opens);
+    where it is lighter, white is added (teeth). Of the paint's own tint only a part gets through, `paint_chroma`. Few
+    people in training make a painter that gives others violet teeth and pale lips; their brightness it does learn.
+
+    Arguments, dimensions and channels are those of `WarpingWav2Lip`, whose tensors it begins with.
+    """
+
+    paint_chroma: Tensor
+
+    PAINT_CHROMA = 0.25
+    _LUMA_BGR = (0.114, 0.587, 0.299)
+    _DARK = 0.02  # below this brightness there is no tint to keep
+
+    def __init__(self, width: float = 1.0, face_size: int = 96) -> None:
+        super().__init__(width, face_size)
+        # Among the tensors, so that they tell this network from the other.
+        self.register_buffer("paint_chroma", torch.tensor(self.PAINT_CHROMA))
+
+    def _paint(self, moved: Tensor, colour: Tensor, share: Tensor) -> Tensor:
+        change = share * (colour - moved)
+        weights = torch.tensor(self._LUMA_BGR, device=moved.device).view(1, 3, 1, 1)
+        luma = (weights * moved).sum(1, keepdim=True)
+        lighter = (weights * change).sum(1, keepdim=True)  # (n, 1, S, S), below 0 where darker
+        # What is mixed of colours in 0 to 1 has a luma in 0 to 1: the factor is not negative.
+        dimmed = moved * ((luma + lighter + self._DARK) / (luma + self._DARK))
+        lit = torch.where(lighter < 0, dimmed, moved + lighter)
+        return (lit + self.paint_chroma * (change - lighter)).clamp(0, 1)
+
+
+GENERATORS: dict[str, type[Wav2Lip]] = {
+    "wav2lip": Wav2Lip,
+    "wav2lip-warp": WarpingWav2Lip,
+    "wav2lip-relight": RelightingWav2Lip,
+}
 """Generators by the architecture that cards and recipes name."""
 
 
 def paint_with(network: Wav2Lip, tensors: dict[str, Tensor]) -> None:
     """Load the tensors of a `Wav2Lip` of the same dimensions; a `WarpingWav2Lip` paints like it and moves nothing yet.
+
+    A `RelightingWav2Lip` takes those of a `WarpingWav2Lip` too.
 
     Raises:
         RuntimeError: tensors of other dimensions.
@@ -186,4 +227,6 @@ def paint_with(network: Wav2Lip, tensors: dict[str, Tensor]) -> None:
         if name in tensors and len(tensors[name]) == 3 < len(own[name]):
             rest = torch.zeros_like(own[name][3:])
             tensors[name] = torch.cat((tensors[name], rest))
+    for name in own.keys() - tensors.keys() & {"paint_chroma"}:
+        tensors[name] = own[name]
     network.load_state_dict(tensors)

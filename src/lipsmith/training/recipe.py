@@ -208,7 +208,7 @@ class ExpertRecipe(_Recipe):
 class GeneratorModel(_Strict):
     """Which generator of `lipsmith.models.generators`, and its dimensions."""
 
-    form: Literal["wav2lip", "wav2lip-warp", "lipgan", "speech2vid"] = "wav2lip"
+    form: Literal["wav2lip", "wav2lip-warp", "wav2lip-relight", "lipgan", "speech2vid"] = "wav2lip"
     width: float = Field(default=1.0, gt=0)
     face_size: int = 96
 

@@ -22,7 +22,7 @@ from lipsmith.errors import WeightsError
 from lipsmith.models.expert import LIPS_WIDTH, LipSyncExpert
 from lipsmith.models.quality import VisualQualityDiscriminator
 from lipsmith.models.syncnet import SyncNet
-from lipsmith.models.wav2lip import FACE_SIZES, WarpingWav2Lip, Wav2Lip
+from lipsmith.models.wav2lip import FACE_SIZES, GENERATORS
 from lipsmith.runtime.export import Exported, Precision, export_generator
 from lipsmith.weights.card import CARD_NAME, Kind, WeightCard
 from lipsmith.weights.file_format import CheckpointFormat, checkpoint_format, pickle_bytes, pickled_names
@@ -63,21 +63,11 @@ class Architecture:
 
 
 ARCHITECTURES = (
-    Architecture(
-        "wav2lip",
-        "generator",
-        "face_decoder_blocks.0.0.conv_block.0.weight",
-        512,
-        FACE_SIZES,
-        Wav2Lip,
-    ),
-    Architecture(
-        "wav2lip-warp",
-        "generator",
-        "face_decoder_blocks.0.0.conv_block.0.weight",
-        512,
-        FACE_SIZES,
-        WarpingWav2Lip,
+    *(
+        Architecture(
+            name, "generator", "face_decoder_blocks.0.0.conv_block.0.weight", 512, FACE_SIZES, network
+        )
+        for name, network in GENERATORS.items()
     ),
     Architecture(
         "lip-sync-expert",
