@@ -216,6 +216,14 @@ class TestExpertScores:
         assert score.av_offset_frames == 4
         assert int(score.mean_distance.argmin()) == 15 - 4
 
+    @pytest.mark.parametrize("early", range(-15, 16))
+    def test_a_known_lag_is_the_offset_and_leaves_lse_alone(self, early: int) -> None:
+        # Every moment is at a right angle to every other: distance 0 at the true shift, √2 at all others.
+        rows = np.eye(100)
+        score = score_unit_embeddings(rows[20:80], rows[20 + early : 80 + early])
+        assert score.av_offset_frames == early
+        assert (score.lse_d, score.lse_c) == pytest.approx((0, np.sqrt(2)))
+
     def test_long_clips_are_embedded_in_stretches_alike(self, tmp_path: Path) -> None:
         levels = levels_of(200)
         path = write_clip(tmp_path / "long.mp4", levels, sound_of(levels))

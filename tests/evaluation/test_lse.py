@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from lipsmith.evaluation.lse import embed_clip, score_clip, score_embeddings, shifted_distances
+from lipsmith.evaluation.lse import (
+    MAX_SHIFT_FRAMES,
+    embed_clip,
+    score_clip,
+    score_embeddings,
+    shifted_distances,
+)
 from lipsmith.timebase import SAMPLE_RATE_HZ
 
 LSE_TOLERANCE = 1e-5
@@ -48,6 +54,19 @@ class TestScores:
         lengths = np.linalg.norm(rows[:4], axis=1)
         assert score.lse_d == pytest.approx(lengths.sum() / 56, abs=1e-4)
 
+    @pytest.mark.parametrize("early", range(-MAX_SHIFT_FRAMES, MAX_SHIFT_FRAMES + 1))
+    def test_a_known_lag_is_the_offset_and_leaves_lse_alone(self, early: int) -> None:
+        lip, sound = clip_with_known_lag(early, num_windows=100)
+        score = score_embeddings(lip, sound)
+        assert score.av_offset_frames == early
+        # At the true shift 70 windows are at 0 and the 30 at the ends at 2; at every other shift all are at 2.
+        assert score.lse_d == pytest.approx(0.3 * 2, abs=1e-4)
+        assert score.lse_c == pytest.approx(0.7 * 2, abs=1e-4)
+
+    def test_a_lag_beyond_the_reach_is_no_offset(self) -> None:
+        lip, sound = clip_with_known_lag(MAX_SHIFT_FRAMES + 1, num_windows=100)
+        assert score_embeddings(lip, sound).lse_c == pytest.approx(0, abs=1e-4)
+
     def test_known_distances(self) -> None:
         lip = np.array([[3.0, 0.0], [0.0, 0.0]])
         sound = np.array([[0.0, 4.0], [3.0, 0.0]])
@@ -58,6 +77,23 @@ class TestScores:
     def test_other_shapes_are_refused(self, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
         with pytest.raises(ValueError, match="one shape"):
             score_embeddings(np.zeros(shapes[0]), np.zeros(shapes[1]))
+
+
+def clip_with_known_lag(early: int, num_windows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings (N, D) of a clip whose sound comes `early` frames too soon: sound i − early is that of lips i.
+
+    All rows are two apart from one another and from the zeros that stand beyond the ends, so that no shift but the true
+    one is better than another. The first and last 15 windows have no sound of their own, wherever the lag puts it:
+    otherwise windows that the lag pushes out of the clip would count against it.
+    """
+    count = 2 * num_windows
+    # Corners of a simplex: unit vectors stretched by √2, all raised by √2 in a direction of their own.
+    rows = np.sqrt(2) * np.concatenate([np.eye(count), np.ones((count, 1))], axis=1)
+    lip, sound = rows[:num_windows], rows[num_windows:].copy()
+    inner = np.arange(MAX_SHIFT_FRAMES, num_windows - MAX_SHIFT_FRAMES)
+    inner = inner[(inner - early >= 0) & (inner - early < num_windows)]
+    sound[inner - early] = lip[inner]
+    return lip, sound
 
 
 class RecordingNetwork(nn.Module):
