@@ -5,12 +5,22 @@ The one implementation for training and inference. Faces are BGR, 0 to 1, channe
 
 from typing import Literal, TypeVar
 
-ReferenceForm = Literal["frame", "steady"]
+ReferenceForm = Literal["frame", "steady", "still"]
 """`frame`: the reference is the current frame itself at inference, another moment in training (paper, 3.4); `steady`:
-a frame kept while the pose stays, see `lipsmith.reference`."""
+a frame kept while the pose stays, see `lipsmith.reference`; `still`: one frame for a whole shot, of baselines that make
+a still picture speak."""
 
-TrainingReference = Literal["frame", "steady", "still"]
-"""`still`: one frame for a whole clip, of baselines that make a still picture speak; inference does not offer it."""
+PaintedRegion = Literal["lower half", "face"]
+"""What of the crop a generator makes anew: the lower half, its pose given by the upper one; or, of a still picture that
+is made to speak, all of it."""
+
+DEFAULT_PADDING = (0.07, 0.11, 0.08, 0.08)
+"""Padding of the project's own weights around a tracked box: top, bottom, left, right.
+
+With `faces.track.face_box` it puts the eyes at about row 37 and the mouth at about row 67 of 96, so that the
+eyebrows are in the upper half, and the whole mouth and an open jaw's chin in the lower half. The weights
+are trained on it.
+"""
 
 Faces = TypeVar("Faces")  # a NumPy array or a torch tensor, (…, 3, S, S)
 

@@ -41,7 +41,7 @@ from lipsmith.media.read import TimedPicture, read_pictures, read_sample_blocks
 from lipsmith.media.write import EncoderOptions, VideoWriter, require_output
 from lipsmith.picture import ArrayPicture, Picture, face_in
 from lipsmith.prefetch import Prefetch, close_iterator
-from lipsmith.reference import SteadyReference
+from lipsmith.reference import kept_reference
 from lipsmith.runtime.base import GeneratorRuntime, resolve_runtime
 from lipsmith.timebase import SAMPLE_RATE_HZ, TRAINING_RATE_HZ, WINDOW_SECONDS, window_start
 from lipsmith.timeline import (
@@ -392,7 +392,8 @@ class LipSyncer:
                 for batch in shown:
                     if batch[0].box is None:  # it keeps its place in time all the same
                         windows.batch([window_start(batch[0].time, lead)])
-                    yield _compose(self._generate(batch, windows, lead, clock)[0], clock, None).picture.bgr()
+                    (work,) = self._generate(batch, windows, lead, clock)
+                    yield self._compose(work, clock, None).picture.bgr()
         finally:
             for source in (frames, audio_chunks, boxes):
                 close_iterator(source)
@@ -679,7 +680,7 @@ class LipSyncer:
                 (self._generate(batch, windows, lead, clock) for batch in shown), 1, "generate"
             ) as faces,
             Prefetch(
-                (_compose(work, clock, mark) for batch in faces for work in batch), 2, "compose"
+                (self._compose(work, clock, mark) for batch in faces for work in batch), 2, "compose"
             ) as done,
         ):
             yield from done
@@ -689,7 +690,7 @@ class LipSyncer:
     ) -> Generator[list["_Work"], None, None]:
         """Batches of frames, with what the generator sees of those that have a face."""
         iterator = iter(works)
-        steady = SteadyReference() if self.card.reference == "steady" else None
+        kept = kept_reference(self.card.reference)
         shot = 0
         try:
             while batch := list(islice(iterator, batch_size)):
@@ -699,11 +700,11 @@ class LipSyncer:
                     with clock.working("crop"):
                         work.crop = self.crop_rule.crop(work.box)
                         work.shown = work.reference = face_in(work.picture, work.crop)
-                        if steady is not None:
+                        if kept is not None:
                             if work.shot != shot:
-                                steady.reset()
+                                kept.reset()
                             shot = work.shot
-                            work.reference = steady.show(work.shown)
+                            work.reference = kept.show(work.shown)
                 yield batch
         finally:
             close_iterator(works)
@@ -723,6 +724,18 @@ class LipSyncer:
                 for work, face in zip(with_face, self.runtime.generate(mels, faces), strict=True):
                     work.generated = np.clip(face.transpose(1, 2, 0), 0, 1) * np.float32(255)
         return batch
+
+    def _compose(self, work: "_Work", clock: "_Clock", mark: Callable[[Image], Image] | None) -> "_Work":
+        with clock.working("compose"):
+            if work.generated is not None and work.crop is not None and work.shown is not None:
+                # A new picture: the same frame may be shown again later.
+                work.picture = paste_into(
+                    work.picture, work.crop, work.generated, work.shown, work.reference, self.card.paints
+                )
+                work.generated = work.shown = work.reference = None
+            if mark is not None:
+                work.picture = ArrayPicture(mark(work.picture.bgr()))
+        return work
 
     def _record(self, job: "_Job", num_changed: int, num_unchanged: int) -> "SyncRecord":
         from lipsmith.provenance.record import SyncRecord
@@ -1097,17 +1110,6 @@ def _plan(survey: _Survey, audio_seconds: Fraction, wanted_policy: str) -> _Plan
     return _Plan(
         steps, num_frames, policy, duration, num_kept if policy == "bounce" else 1, has_variable_rate
     )
-
-
-def _compose(work: _Work, clock: "_Clock", mark: Callable[[Image], Image] | None) -> _Work:
-    with clock.working("compose"):
-        if work.generated is not None and work.crop is not None and work.shown is not None:
-            # A new picture: the same frame may be shown again later.
-            work.picture = paste_into(work.picture, work.crop, work.generated, work.shown, work.reference)
-            work.generated = work.shown = work.reference = None
-        if mark is not None:
-            work.picture = ArrayPicture(mark(work.picture.bgr()))
-    return work
 
 
 def _levels(path: Path) -> Iterator[_Level]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsmith.compose.masks import lower_face_mask
-from lipsmith.conditioning import TrainingReference, lower_half_start
+from lipsmith.conditioning import ReferenceForm, lower_half_start
 from lipsmith.geometry import Image, resize
 
 Warp = NDArray[np.float32]  # 2 × 3: pixels of the face → pixels of the reference
@@ -270,18 +270,36 @@ def _pose(face: Image) -> NDArray[np.float32]:
     return resize(face[: lower_half_start(face.shape[0])], 24, 12).astype(np.float32)
 
 
-def clip_references(form: TrainingReference, faces: NDArray[np.uint8]) -> NDArray[np.uint8]:
+class StillReference:
+    """Shows the first face of each shot beside all of them."""
+
+    def __init__(self) -> None:
+        self._first: Image | None = None
+
+    def reset(self) -> None:
+        """Forget everything: a new shot."""
+        self._first = None
+
+    def show(self, face: Image) -> Image:
+        """What the generator sees beside the next `face`."""
+        if self._first is None:
+            self._first = face.copy()
+        return self._first
+
+
+def kept_reference(form: ReferenceForm) -> SteadyReference | StillReference | None:
+    """What keeps references of `form` from frame to frame; None where each frame is its own."""
+    return {"frame": None, "steady": SteadyReference(), "still": StillReference()}[form]
+
+
+def clip_references(form: ReferenceForm, faces: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """What inference shows beside each of the `faces` (T, S, S, 3) of one shot, in order."""
-    if form == "frame":
-        return faces
-    if form == "still":
-        return np.repeat(faces[:1], len(faces), axis=0)
-    steady = SteadyReference()
-    return np.stack([steady.show(face) for face in faces])
+    kept = kept_reference(form)
+    return faces if kept is None else np.stack([kept.show(face) for face in faces])
 
 
 def placed_references(
-    form: TrainingReference, references: Iterable[Image], faces: Iterable[Image]
+    form: ReferenceForm, references: Iterable[Image], faces: Iterable[Image]
 ) -> NDArray[np.uint8]:
     """What `form` shows of given `references` beside each of `faces`, both (T, S, S, 3): for training and tests."""
     if form == "frame":

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from lipsmith.errors import RuntimeUnavailableError, UsageError, WeightsError
-from lipsmith.models.wav2lip import GENERATORS, Wav2Lip
+from lipsmith.models.generators import BASELINES
+from lipsmith.models.wav2lip import GENERATORS
 from lipsmith.runtime import RUNTIMES, GeneratorRuntime, resolve_runtime
 from lipsmith.runtime.base import FloatArray
 from lipsmith.weights.card import WeightCard
@@ -21,11 +23,14 @@ ROWS = 21  # a multiple of no runtime's batch
 SAME = 1e-5
 
 
-@pytest.fixture(scope="module", params=sorted(GENERATORS))
-def network(request: pytest.FixtureRequest) -> Wav2Lip:
+ARCHITECTURES = {**GENERATORS, **BASELINES}
+
+
+@pytest.fixture(scope="module", params=sorted(ARCHITECTURES))
+def network(request: pytest.FixtureRequest) -> nn.Module:
     """A small generator of each architecture whose faces differ from row to row: its batch norms are used to noise."""
     torch.manual_seed(0)
-    network = GENERATORS[request.param](width=0.125, face_size=FACE_SIZE).train()
+    network = ARCHITECTURES[request.param](width=0.125, face_size=FACE_SIZE).train()
     with torch.no_grad():
         network.output_block[1].weight.normal_(0, 0.3)  # the warping head would begin by moving nothing
         for _ in range(5):
@@ -34,12 +39,12 @@ def network(request: pytest.FixtureRequest) -> Wav2Lip:
 
 
 @pytest.fixture(scope="module")
-def folder(network: Wav2Lip, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its weights folder."""
     card = WeightCard(
         name="tiny",
         kind="generator",
-        architecture=next(name for name, kind in GENERATORS.items() if type(network) is kind),
+        architecture=next(name for name, kind in ARCHITECTURES.items() if type(network) is kind),
         width=0.125,
         face_size=FACE_SIZE,
         licence="CC0-1.0",
@@ -73,7 +78,7 @@ def test_names_itself(runtime: GeneratorRuntime) -> None:
 
 
 def test_gives_what_the_network_gives(
-    runtime: GeneratorRuntime, network: Wav2Lip, inputs: tuple[FloatArray, FloatArray]
+    runtime: GeneratorRuntime, network: nn.Module, inputs: tuple[FloatArray, FloatArray]
 ) -> None:
     with torch.inference_mode():
         expected = network(*map(torch.tensor, inputs)).numpy()

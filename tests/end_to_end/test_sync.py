@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lipsmith import InputError, LipSyncer, NoFaceError, SyncOptions
-from lipsmith.faces.crop import DEFAULT_PADDING
+from lipsmith.conditioning import DEFAULT_PADDING
 from lipsmith.faces.detect import resolve_detector
 from lipsmith.media.probe import probe
 from lipsmith.media.read import read_frames, read_samples

@@ -1,7 +1,8 @@
 import pytest
 
+from lipsmith.conditioning import DEFAULT_PADDING
 from lipsmith.errors import UsageError
-from lipsmith.faces.crop import DEFAULT_PADDING, CropRule
+from lipsmith.faces.crop import CropRule
 from lipsmith.geometry import Box
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lipsmith.conditioning import DEFAULT_PADDING
 from lipsmith.data.clips import Clip, ClipRecord, encode_crop, save_clip, stored_size, write_index
 from lipsmith.errors import RecipeError, UsageError, WeightsError
 from lipsmith.evaluation.judges import resolve_judge
-from lipsmith.faces.crop import DEFAULT_PADDING
 from lipsmith.models.wav2lip import Wav2Lip
 from lipsmith.training.expert import build_expert, load_expert
 from lipsmith.training.export import export_weights

@@ -58,7 +58,8 @@ def test_the_hash_of_all_files_ignores_their_order_and_notices_a_change() -> Non
     [
         ('kind = "generador"', "kind is 'generador'; it can be generator, expert"),
         ('use = "free"', "use is 'free'"),
-        ('reference = "still"', "reference is 'still'; it can be frame, steady"),
+        ('reference = "moving"', "reference is 'moving'; it can be frame, steady, still"),
+        ('paints = "hair"', "paints is 'hair'; it can be lower half, face"),
         ("colour = 1", "unknown field 'colour'"),
         ('window_lead_seconds = "soon"', "wrong form"),
         ('window_lead_seconds = "1/0"', "wrong form"),

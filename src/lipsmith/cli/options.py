@@ -28,7 +28,12 @@ AudioLead = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", "--overwrite", "-f", help="Replace an existing output.")]
 Model = Annotated[
-    str, typer.Option("--model", "-m", help="Name of weights, a weights folder, or a checkpoint file.")
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Name of weights, a weights folder, a training's run folder, or a checkpoint file.",
+    ),
 ]
 JsonAnswer = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 JsonReport = Annotated[bool, typer.Option("--json", help="Write the report as JSON to standard output.")]

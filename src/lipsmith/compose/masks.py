@@ -24,6 +24,7 @@ _MOUTH_FEATHER = 0.35
 # To below the chin, but not as wide as the jaw.
 _CORE_CENTER, _CORE_AXES = (0.5, 0.76), (0.33, 0.26)
 _CORE_FEATHER = 0.4
+_EDGE_FEATHER = 0.1
 
 
 def smoothstep(values: ArrayLike, low: float, high: float) -> NDArray:
@@ -49,6 +50,14 @@ def lower_face_mask(size: int) -> Mask:
     mask[: lower_half_start(size) + 1] = 0
     mask[-1] = 0
     return _frozen(mask)
+
+
+@lru_cache(maxsize=8)
+def whole_face_mask(size: int) -> Mask:
+    """How much of a pixel is replaced where all of the crop is: 1, falling to 0 at its edges."""
+    edge = np.minimum(np.arange(size), np.arange(size)[::-1]) / size
+    line = smoothstep(edge, 0, _EDGE_FEATHER)
+    return _frozen(line[:, None] * line)
 
 
 @lru_cache(maxsize=8)

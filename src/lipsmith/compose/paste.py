@@ -8,6 +8,9 @@ nothing at all.
 
 A reference that is not the frame itself lies on it only roughly: cheeks, jaw and background beside them are a
 little elsewhere. Away from mouth and chin only what the generator did to its reference is new.
+
+Generators that make a still picture speak paint another pose than the frame's, and so all of the face: it is pasted as
+it is, with soft edges.
 """
 
 import cv2
@@ -15,9 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsmith.compose.colour import colour_gain
-from lipsmith.compose.masks import core_mask, largest_channel, lower_face_mask, mouth_mask, smoothstep
+from lipsmith.compose.masks import (
+    core_mask,
+    largest_channel,
+    lower_face_mask,
+    mouth_mask,
+    smoothstep,
+    whole_face_mask,
+)
 from lipsmith.compose.sharpness import match_sharpness
-from lipsmith.conditioning import lower_half_start
+from lipsmith.conditioning import PaintedRegion, lower_half_start
 from lipsmith.geometry import Crop, Image
 from lipsmith.picture import ArrayPicture, Picture, PlanarPicture, to_planes
 
@@ -38,47 +48,54 @@ def paste_face(
     generated: NDArray,
     shown: Image | None = None,
     reference: Image | None = None,
+    paints: PaintedRegion = "lower half",
     *,
     match: bool = True,
 ) -> Image:
-    """`frame` with the lower face of `crop` taken from `generated`.
+    """`frame` with the lower face of `crop` taken from `generated`, or, as `paints` says, the whole face.
 
     `frame` is uint8 BGR and stays as it is. `generated` is S × S × 3 BGR in grey levels, uint8 or float in
     [0, 255]. `shown` is the frame's crop that the generator saw, S × S × 3 uint8 (`crop.extract(frame)` when not
     given), `reference` what it saw beside it (`shown` when not given). Colours and sharpness are matched first,
-    unless `match` is false. Only pixels inside the crop's `lower_face_mask` change.
+    unless `match` is false. Only pixels inside the crop's `lower_face_mask` change. A whole face is not matched, and
+    has the mask `whole_face_mask`.
     """
     if shown is None:
         shown = crop.extract(frame)
-    change = face_change(generated, shown, crop.size, reference, match=match)
+    change = face_change(generated, shown, crop.size, reference, paints, match=match)
     result = frame.copy()
     if change is not None:
-        target, new, share = _placed(result, crop, *change)
+        target, new, share = _placed(result, crop, *change, paints)
         _mix(target, new, share)
     return result
 
 
 def paste_into(
-    picture: Picture, crop: Crop, generated: NDArray, shown: Image, reference: Image | None = None
+    picture: Picture,
+    crop: Crop,
+    generated: NDArray,
+    shown: Image,
+    reference: Image | None = None,
+    paints: PaintedRegion = "lower half",
 ) -> Picture:
     """`paste_face` for a picture of any form: of planes, those pixels alone change, and as planes.
 
     A new picture, or `picture` itself where nothing changes. A colour sample changes with its four pixels.
     """
     if isinstance(picture, ArrayPicture):
-        return ArrayPicture(paste_face(picture.image, crop, generated, shown, reference))
+        return ArrayPicture(paste_face(picture.image, crop, generated, shown, reference, paints))
     assert isinstance(picture, PlanarPicture)
-    change = face_change(generated, shown, crop.size, reference)
+    change = face_change(generated, shown, crop.size, reference, paints)
     if change is None:
         return picture
     new, share = change
     result = picture.copy()
     planes = cv2.split(_to_bytes(to_planes(new, picture.matrix)))
-    target, new_luma, share = _placed(result.luma, crop, planes[0], share)
+    target, new_luma, share = _placed(result.luma, crop, planes[0], share, paints)
     if not target.size:
         return picture
     _mix(target, new_luma, share)
-    (rows, columns), patch = _lower_patch(crop, result.height, result.width)
+    (rows, columns), patch = _patch(crop, result.height, result.width, paints)
     # Fill up to whole pairs of rows and columns with pixels that do not change, and average the pairs.
     over = (rows.start % 2, rows.stop % 2, columns.start % 2, columns.stop % 2)
     pairs = (slice(rows.start // 2, -(-rows.stop // 2)), slice(columns.start // 2, -(-columns.stop // 2)))
@@ -90,7 +107,13 @@ def paste_into(
 
 
 def face_change(
-    generated: NDArray, shown: Image, size: int, reference: Image | None = None, *, match: bool = True
+    generated: NDArray,
+    shown: Image,
+    size: int,
+    reference: Image | None = None,
+    paints: PaintedRegion = "lower half",
+    *,
+    match: bool = True,
 ) -> tuple[Field, Field] | None:
     """The generated face as it is pasted, and how much of each pixel it replaces; None where nothing changes.
 
@@ -98,6 +121,8 @@ def face_change(
     """
     if generated.shape != (size, size, 3):
         raise ValueError(f"a generated face of {generated.shape} does not fit a crop of {size} × {size} × 3")
+    if paints == "face":
+        return np.ascontiguousarray(generated, np.float32), whole_face_mask(size)
     # Of the upper half, only as much as the blurs at the edge of the lower one see.
     top = max(lower_half_start(size) - size // 8, 0) // 4 * 4
     old, new = (np.ascontiguousarray(image[top:], np.float32) for image in (shown, generated))
@@ -115,9 +140,13 @@ def face_change(
     return face, share
 
 
-def _lower_patch(crop: Crop, height: int, width: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Where the lower half of `crop` lies: slices of a frame, and of the crop's rectangle."""
+def _patch(
+    crop: Crop, height: int, width: int, paints: PaintedRegion
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Where `crop`, or its lower half, lies: slices of a frame, and of the crop's rectangle."""
     (rows, columns), (patch_rows, patch_columns) = crop.visible(height, width)
+    if paints == "face":
+        return (rows, columns), (patch_rows, patch_columns)
     hidden_rows = max(crop.height // 2 - 1 - patch_rows.start, 0)  # one row of slack for the interpolation
     rows = slice(min(rows.start + hidden_rows, rows.stop), rows.stop)
     return (rows, columns), (
@@ -127,10 +156,11 @@ def _lower_patch(crop: Crop, height: int, width: int) -> tuple[tuple[slice, slic
 
 
 def _placed(
-    frame: NDArray[np.uint8], crop: Crop, new: NDArray, share: Field
+    frame: NDArray[np.uint8], crop: Crop, new: NDArray, share: Field, paints: PaintedRegion
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], Field]:
-    """Of a frame or plane: what the lower half covers (a view), and what to put there, at the frame's resolution."""
-    place, patch = _lower_patch(crop, *frame.shape[:2])
+    """Of a frame or plane: what is painted over (a view), and what to put there, at the frame's resolution."""
+    height, width = frame.shape[:2]
+    place, patch = _patch(crop, height, width, paints)
     enlarged = cv2.resize(
         share, (crop.width, crop.height), interpolation=cv2.INTER_LINEAR
     )  # never beyond 0 or 1

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lipsmith.audio.mel import SILENCE
 from lipsmith.audio.voice import speech_activity
 from lipsmith.audio.windows import window_batch
-from lipsmith.conditioning import TrainingReference
+from lipsmith.conditioning import ReferenceForm
 from lipsmith.data.augment import (
     CropMotion,
     FaceAugmentation,
@@ -335,7 +335,7 @@ def generator_batch(
     silence_share: float,
     least_reference_distance: int,
     num_reference_candidates: int,
-    reference: TrainingReference,
+    reference: ReferenceForm,
     faces: FaceAugmentation,
     sound: SoundAugmentation,
     window_frames: int = EXPERT_FRAMES,

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsmith.audio.mel import SILENCE
-from lipsmith.conditioning import TrainingReference, lower_half, mask_lower_half
+from lipsmith.conditioning import ReferenceForm, lower_half, mask_lower_half
 from lipsmith.data.clips import Clip
 from lipsmith.data.samples import Split, expert_windows, load_split
 from lipsmith.errors import DataError, UsageError, WeightsError
@@ -72,7 +72,7 @@ class OpenGenerator:
 
     network: FaceGenerator
     lead_seconds: Fraction = Fraction(0)
-    reference: TrainingReference = "frame"
+    reference: ReferenceForm = "frame"
 
     def repaint(self, faces: Faces, windows: FloatArray, references: Faces | None = None) -> Faces:
         """Faces (T, S, S, 3) of one shot saying `windows` (T, 1, 80, 16), with inference's references by default."""
@@ -481,9 +481,9 @@ def _open_trained(path: Path) -> OpenGenerator | None:
         return None  # `weights.resolve` says what such a file is
     if not {"face_size", "width", "lead_seconds"} <= metadata.keys():
         return None
-    forms: tuple[TrainingReference, ...] = get_args(TrainingReference)
+    forms: tuple[ReferenceForm, ...] = get_args(ReferenceForm)
     # Weights of before there were several forms do not name theirs.
-    named: TrainingReference = next((form for form in forms if form == metadata.get("reference")), "frame")
+    named: ReferenceForm = next((form for form in forms if form == metadata.get("reference")), "frame")
     return OpenGenerator(_TrainedGenerator(path, metadata), Fraction(metadata["lead_seconds"]), named)
 
 

@@ -2,16 +2,9 @@
 
 from dataclasses import dataclass
 
+from lipsmith.conditioning import DEFAULT_PADDING
 from lipsmith.errors import UsageError
 from lipsmith.geometry import Box, Crop
-
-DEFAULT_PADDING = (0.07, 0.11, 0.08, 0.08)
-"""Padding of the project's own weights around a tracked box: top, bottom, left, right.
-
-With `track.face_box` it puts the eyes at about row 37 and the mouth at about row 67 of 96, so that the
-eyebrows are in the upper half, and the whole mouth and an open jaw's chin in the lower half. The weights
-are trained on it.
-"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ class Generator(Protocol):
 
 
 BASELINES: dict[str, type[nn.Module]] = {"lipgan": LipGan, "speech2vid": Speech2Vid}
-"""Generators that are trained to be compared with; weights folders and runtimes do not know them."""
+"""Generators that are trained to be compared with."""
 
 
 def build_generator(form: str, width: float, face_size: int) -> nn.Module:

@@ -6,9 +6,11 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
 from lipsmith.errors import RuntimeUnavailableError, WeightsError
-from lipsmith.models.wav2lip import GENERATORS, Wav2Lip
+from lipsmith.models.generators import BASELINES, build_generator
+from lipsmith.models.wav2lip import GENERATORS
 from lipsmith.runtime.base import SAFETENSORS_NAME, FloatArray, check_inputs, split_rows
 from lipsmith.weights.card import WeightCard
 
@@ -44,11 +46,11 @@ class TorchGenerator:
         self._dtype = torch.float16 if self._device.type == "cuda" else torch.float32
         self._batch = BATCH_CPU if on_cpu else BATCH_GPU
         network = load_generator(Path(folder))
-        self.face_size: int = network.face_size
+        self.face_size = int(network.face_size)  # type: ignore[arg-type]
         network.to(self._device, self._dtype)
         # mypy does not know this overload.
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._network: Wav2Lip | None = network
+        self._network: nn.Module | None = network
 
     @torch.inference_mode()
     def generate(self, mels: FloatArray, faces: FloatArray) -> FloatArray:
@@ -74,7 +76,7 @@ class TorchGenerator:
                 torch.cuda.empty_cache()
         return generated
 
-    def _run(self, network: Wav2Lip, mels: FloatArray, faces: FloatArray) -> FloatArray:
+    def _run(self, network: nn.Module, mels: FloatArray, faces: FloatArray) -> FloatArray:
         sound = self._upload(mels).to(self._dtype)
         pictures = self._upload(faces).to(self._dtype, memory_format=torch.channels_last)
         output: FloatArray = network(sound, pictures).float().cpu().numpy()
@@ -116,7 +118,7 @@ def find_device(name: str) -> torch.device:
     return torch.device(wanted)
 
 
-def load_generator(folder: Path) -> Wav2Lip:
+def load_generator(folder: Path) -> nn.Module:
     """The generator of a weights folder, in evaluation mode, float32, on the CPU.
 
     Raises:
@@ -129,11 +131,12 @@ def load_generator(folder: Path) -> Wav2Lip:
             "The openvino runtime may find its own files there."
         )
     card = WeightCard.read(folder / "card.toml")
-    if card.architecture not in GENERATORS:
+    known = (*GENERATORS, *BASELINES)
+    if card.architecture not in known:
         raise WeightsError(
-            f"{folder} holds a {card.architecture}; the torch runtime knows {', '.join(GENERATORS)}."
+            f"{folder} holds a {card.architecture}; the torch runtime knows {', '.join(known)}."
         )
-    network = GENERATORS[card.architecture](card.width, card.face_size)
+    network = build_generator(card.architecture, card.width, card.face_size)
     try:
         network.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError) as error:

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 
 from lipsmith import __version__
-from lipsmith.conditioning import ReferenceForm
+from lipsmith.conditioning import DEFAULT_PADDING
 from lipsmith.data.clips import ClipRecord, read_index
 from lipsmith.data.samples import DataSelection
 from lipsmith.errors import RecipeError, UsageError
-from lipsmith.faces.crop import DEFAULT_PADDING
 from lipsmith.models.expert import LIPS_WIDTH
 from lipsmith.runtime.base import SAFETENSORS_NAME
 from lipsmith.timebase import expert_lead
@@ -25,6 +24,7 @@ from lipsmith.weights.checkpoint import (
     PUBLISHED_CROP_PADDING,
     PUBLISHED_WINDOW_LEAD_SECONDS,
     Precision,
+    architecture_of,
     load_network,
     write_weights,
 )
@@ -87,6 +87,7 @@ def export_weights(
         architecture=found.architecture,
         width=found.width,
         face_size=found.face_size,
+        paints=architecture_of(found.architecture).paints,
         source=f"{card.source or checkpoint.name}, sha256 {file_sha256(checkpoint)}, written by Lipsmith {__version__}",
     )
     batches: list[Batch] = []
@@ -169,12 +170,11 @@ def _source(source: Path | str, name: str) -> tuple[Path, WeightCard, DataSelect
         return path, card, everything
     recipe = _recipe_of(path)
     assert isinstance(recipe, GeneratorRecipe)  # experts go another way
-    form: ReferenceForm = "steady" if recipe.batch.reference == "steady" else "frame"
     card = replace(
         blank,
         window_lead_seconds=recipe.lead_seconds,
         crop_padding=DEFAULT_PADDING,
-        reference=form,
+        reference=recipe.batch.reference,
         description=recipe.description,
         recipe=recipe.name,
     )

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from lipsmith.conditioning import TrainingReference
+from lipsmith.conditioning import ReferenceForm
 from lipsmith.data.augment import FaceAugmentation, SoundAugmentation
 from lipsmith.data.samples import DataSelection
 from lipsmith.errors import RecipeError
@@ -223,7 +223,7 @@ class GeneratorBatchRecipe(_Strict):
     silence_share: Share = 0.1
     least_reference_distance: int = Field(default=6, ge=1)
     reference_candidates: int = Field(default=6, ge=1)
-    reference: TrainingReference = "frame"
+    reference: ReferenceForm = "frame"
 
 
 class GeneratorLosses(_Strict):

@@ -13,7 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from lipsmith.conditioning import ReferenceForm
+from lipsmith.conditioning import PaintedRegion, ReferenceForm
 from lipsmith.errors import WeightsError
 
 CARD_NAME = "card.toml"
@@ -35,6 +35,7 @@ class WeightCard:
         window_lead_seconds: how much earlier than its frame a window of sound begins (`timebase.window_start`).
         crop_padding: what the crop adds to the tracked box: top, bottom, left, right as shares of the box.
         reference: what a generator sees beside the masked face, see `lipsmith.reference`.
+        paints: what of the face crop a generator makes anew.
         description: a sentence or two.
         licence: of the weights, an SPDX expression where there is one.
         use: `"research"` where the training data forbids anything else.
@@ -54,6 +55,7 @@ class WeightCard:
     window_lead_seconds: Fraction = Fraction(0)
     crop_padding: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     reference: ReferenceForm = "frame"
+    paints: PaintedRegion = "lower half"
     description: str = ""
     licence: str = "unknown"
     use: Use = "research"
@@ -95,6 +97,7 @@ class WeightCard:
             ("kind", get_args(Kind)),
             ("use", get_args(Use)),
             ("reference", get_args(ReferenceForm)),
+            ("paints", get_args(PaintedRegion)),
         ):
             if name in values and values[name] not in allowed:
                 raise WeightsError(f"{where}: {name} is {values[name]!r}; it can be {', '.join(allowed)}.")

@@ -11,16 +11,19 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lipsmith.conditioning import DEFAULT_PADDING, PaintedRegion, ReferenceForm
 from lipsmith.errors import WeightsError
 from lipsmith.models.expert import LIPS_WIDTH, LipSyncExpert
+from lipsmith.models.lipgan import LipGan
 from lipsmith.models.quality import VisualQualityDiscriminator
+from lipsmith.models.speech2vid import Speech2Vid
 from lipsmith.models.syncnet import SyncNet
 from lipsmith.models.wav2lip import FACE_SIZES, GENERATORS
 from lipsmith.runtime.export import Exported, Precision, export_generator
@@ -52,6 +55,7 @@ class Architecture:
         marker_channels: see `marker`; 0 for a network of one width.
         face_sizes: the sides in pixels that the network can have.
         build: width, face size → network.
+        paints: of a generator, what of the face crop it makes anew.
     """
 
     name: str
@@ -60,6 +64,7 @@ class Architecture:
     marker_channels: int
     face_sizes: tuple[int, ...]
     build: Callable[[float, int], nn.Module]
+    paints: PaintedRegion = "lower half"
 
 
 ARCHITECTURES = (
@@ -68,6 +73,10 @@ ARCHITECTURES = (
             name, "generator", "face_decoder_blocks.0.0.conv_block.0.weight", 512, FACE_SIZES, network
         )
         for name, network in GENERATORS.items()
+    ),
+    Architecture("lipgan", "generator", "face_code.0.conv_block.0.weight", 512, FACE_SIZES, LipGan),
+    Architecture(
+        "speech2vid", "generator", "identity_code.conv_block.0.weight", 256, FACE_SIZES, Speech2Vid, "face"
     ),
     Architecture(
         "lip-sync-expert",
@@ -178,11 +187,16 @@ def load_network(path: str | Path, kind: Kind | None = None) -> tuple[nn.Module,
 
 def build(architecture: str, width: float, face_size: int) -> nn.Module:
     """A new network by the name in a card; `WeightsError` for an unknown one."""
+    return architecture_of(architecture).build(width, face_size)
+
+
+def architecture_of(name: str) -> Architecture:
+    """The architecture of this name in a card; `WeightsError` for an unknown one."""
     for candidate in ARCHITECTURES:
-        if candidate.name == architecture:
-            return candidate.build(width, face_size)
+        if candidate.name == name:
+            return candidate
     known = ", ".join(candidate.name for candidate in ARCHITECTURES)
-    raise WeightsError(f"The architecture {architecture!r} is unknown; known are {known}.")
+    raise WeightsError(f"The architecture {name!r} is unknown; known are {known}.")
 
 
 def import_checkpoint(
@@ -196,7 +210,8 @@ def import_checkpoint(
     """Make a weights folder of a checkpoint file, in the formats that the runtimes read.
 
     Args:
-        path: a checkpoint in the published layout, of any width and face size that the networks know.
+        path: a checkpoint in the published layout, of any width and face size that the networks know, or the weights
+            of a training, which say themselves how they are to be used.
         name: of the new weights.
         folder: where the weights folder is made; the user's own by default.
         precision: of the exported generator.
@@ -224,11 +239,33 @@ def import_checkpoint(
         source=f"{path.name}, sha256 {file_sha256(path)}",
         licence="not stated in the file; the published weights of this layout are for research only",
         use="research",
+        paints=architecture_of(found.architecture).paints,
         window_lead_seconds=PUBLISHED_WINDOW_LEAD_SECONDS,
         crop_padding=PUBLISHED_CROP_PADDING if found.kind == "generator" else (0.0, 0.0, 0.0, 0.0),
     )
-    card = dataclasses.replace(card, **(overrides or {}))
+    card = dataclasses.replace(card, **{**_facts_of_training(path), **(overrides or {})})
     return write_weights(network, card, (folder or user_folder()) / name, precision=precision)
+
+
+def _facts_of_training(path: Path) -> dict[str, Any]:
+    """What the weights of a generator's training say of their own use; nothing where the file is of no training."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            said = file.metadata() or {}
+    except (safetensors.SafetensorError, OSError):
+        return {}
+    if said.get("kind") != "generator" or "lead_seconds" not in said:
+        return {}
+    forms: tuple[ReferenceForm, ...] = get_args(ReferenceForm)
+    return {
+        "window_lead_seconds": Fraction(said["lead_seconds"]),
+        "crop_padding": DEFAULT_PADDING,
+        # Weights of before there were several forms do not name theirs.
+        "reference": next((form for form in forms if form == said.get("reference")), "frame"),
+        "description": f"Trained by the recipe {said.get('recipe', 'unknown')}.",
+        "recipe": said.get("recipe", ""),
+        "licence": "not stated",
+    }
 
 
 def write_weights(

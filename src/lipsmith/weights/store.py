@@ -24,8 +24,10 @@ from lipsmith.weights.card import CARD_NAME, Kind, WeightCard
 
 PACKAGED_FOLDER = Path(__file__).parent / "data"
 FOLDER_VARIABLE = "LIPSMITH_WEIGHTS"
+BEST_NAME = "best.safetensors"
+"""The best weights in a training's run folder."""
 # Part of the cache's folder names: raise it when what an import writes changes.
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 
 
 def user_folder() -> Path:
@@ -104,7 +106,8 @@ def resolve(name_or_path: str | Path) -> tuple[WeightCard, Path]:
 
     Args:
         name_or_path: the name of installed weights, the path of a weights folder, or the path of a
-            checkpoint file, which is imported once into the cache under its sha256.
+            checkpoint file or of a training's run folder (its best weights), which is imported once into the cache
+            under its sha256.
 
     Raises:
         WeightsError: unknown, damaged, or a file that is no checkpoint of a known network.
@@ -121,7 +124,8 @@ def resolve(name_or_path: str | Path) -> tuple[WeightCard, Path]:
         verify(card, path)
         return card, path
     if exists:
-        return _import_into_cache(path)
+        best = path / BEST_NAME
+        return _import_into_cache(best if best.is_file() else path)
     raise _unknown(str(name_or_path))
 
 
@@ -145,7 +149,7 @@ def network_file(named: str | Path, kind: Kind) -> Path:
                 f"The weights {card.name!r} hold no {kind} but this kind of network: {card.kind}."
             )
         return folder / f"{kind}.safetensors"
-    return path / "best.safetensors" if path.is_dir() else path
+    return path / BEST_NAME if path.is_dir() else path
 
 
 def file_sha256(path: Path) -> str:
@@ -231,7 +235,8 @@ def _unknown(name: str) -> WeightsError:
 def _import_into_cache(path: Path) -> tuple[WeightCard, Path]:
     if path.is_dir():
         raise WeightsError(
-            f"{path} is a folder without a {CARD_NAME}: give a weights folder or a checkpoint file."
+            f"{path} is a folder without a {CARD_NAME}: give a weights folder, the run folder of a training, or a "
+            "checkpoint file."
         )
     with _told_what_cannot_be_read(path):
         if not path.is_file():  # reading a pipe would wait for somebody to write into it
