@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 
 from lipsmith.compose.masks import lower_face_mask
-from lipsmith.reference import SteadyReference, clip_references, place_reference, placed_references
+from lipsmith.reference import (
+    SteadyReference,
+    StillReference,
+    clip_references,
+    place_reference,
+    placed_references,
+)
 
 SIZE = 96
 
@@ -127,3 +133,12 @@ def test_a_reference_from_a_fade_gives_way_to_a_face_with_contrast() -> None:
     talking[64:80, 36:60] = 0
     again = steady.show(talking)
     assert np.abs(again[66:78, 40:56].astype(int) - faded(0.8)[66:78, 40:56]).max() <= 4
+
+
+def test_the_form_still_shows_the_first_face_of_a_shot() -> None:
+    faces = np.stack([_view(_scene(k)) for k in range(3)])
+    np.testing.assert_array_equal(clip_references("still", faces), faces[[0, 0, 0]])
+    still = StillReference()
+    still.show(faces[0])
+    still.reset()
+    np.testing.assert_array_equal([still.show(face) for face in faces[1:]], faces[[1, 1]])

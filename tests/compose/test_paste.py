@@ -193,3 +193,22 @@ def test_what_only_the_reference_has_elsewhere_stays_the_frames_own():
     assert np.abs(result[100 + 64 : 100 + 72, 140:156].astype(int) - 20).max() <= 1
     # Without knowing the reference it counts as the generator's doing.
     assert (frame[jaw].astype(int) - paste_face(frame, crop, generated, shown, match=False)[jaw]).max() > 25
+
+
+@pytest.mark.parametrize("name", ["enlarged", "own size", "shrunk", "over the left and lower edge"])
+def test_a_whole_face_is_pasted_as_it_is_with_soft_edges(name):
+    frame, crop = _frame(), CROPS[name]
+    generated = np.full((SIZE, SIZE, 3), 30, np.uint8)
+    pasted = paste_face(frame, crop, generated, paints="face")
+    height, width = frame.shape[:2]
+    rows, columns = np.mgrid[:height, :width] + 0.5
+    # Where in the crop a pixel lies, 0 to 1.
+    down, across = (rows - crop.top) / crop.height, (columns - crop.left) / crop.width
+    edge = np.minimum(np.minimum(down, 1 - down), np.minimum(across, 1 - across))
+    assert (edge > 0.15).any() and (pasted[edge > 0.15] == 30).all()
+    assert (pasted[edge < 0] == frame[edge < 0]).all()
+    planar = _planar()
+    shown = crop.extract(planar.bgr())
+    made = paste_into(planar, crop, generated, shown, paints="face").bgr()
+    expected = paste_face(planar.bgr(), crop, generated, shown, paints="face")
+    assert np.abs(made.astype(int) - expected).mean() < 2

@@ -17,12 +17,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from lipsmith.conditioning import DEFAULT_PADDING
 from lipsmith.errors import OutputError, RuntimeUnavailableError, WeightsError
 from lipsmith.models.expert import LipSyncExpert
+from lipsmith.models.generators import build_generator
 from lipsmith.models.quality import VisualQualityDiscriminator
 from lipsmith.models.syncnet import SyncNet
 from lipsmith.models.wav2lip import FACE_SIZES, GENERATORS, RelightingWav2Lip, WarpingWav2Lip, Wav2Lip
 from lipsmith.runtime import RUNTIMES, resolve_runtime
+from lipsmith.runtime.torch import load_generator
 from lipsmith.weights import checkpoint, resolve, store
 from lipsmith.weights.card import WeightCard
 from lipsmith.weights.checkpoint import identify, import_checkpoint, load_network, read_checkpoint
@@ -292,6 +295,28 @@ def test_an_imported_generator_is_installed_with_card_and_hashes(
     assert store.file_sha256(path) in card.source
     assert resolve("published") == (card, folder)
     assert [precision for _, precision in fake_export] == ["fp32"]
+
+
+@pytest.mark.parametrize(
+    ("form", "reference", "paints"),
+    [("wav2lip", "steady", "lower half"), ("lipgan", "frame", "lower half"), ("speech2vid", "still", "face")],
+)
+def test_a_trainings_run_folder_says_itself_how_it_is_used(
+    tmp_path: Path, fake_export: list, form: str, reference: str, paints: str
+) -> None:
+    network = build_generator(form, 0.125, 96)
+    said = {"kind": "generator", "lead_seconds": "1/25", "reference": reference, "recipe": "mine"}
+    (tmp_path / "run").mkdir()
+    save_file(network.state_dict(), tmp_path / "run" / "best.safetensors", said)
+    card, folder = resolve(tmp_path / "run")
+    assert (card.architecture, card.width, card.face_size) == (form, 0.125, 96)
+    assert (card.reference, card.paints, card.recipe) == (reference, paints, "mine")
+    assert (card.window_lead_seconds, card.crop_padding) == (Fraction(1, 25), DEFAULT_PADDING)
+    assert resolve(tmp_path / "run" / "best.safetensors") == (card, folder)
+    assert len(fake_export) == 1
+    assert_same(
+        dict(sorted(load_generator(folder).state_dict().items())), dict(sorted(network.state_dict().items()))
+    )
 
 
 def test_an_expert_is_imported_without_an_export(tmp_path: Path, fake_export: list) -> None:
