@@ -54,9 +54,12 @@ weights: $(VENV)/.dev  ## Train the default weights again: make weights CLIPS=FO
 	$(TRAIN) recipes/judge.yaml --output $(RUNS)/judge
 	$(TRAIN) recipes/generator.yaml --expert $(RUNS)/expert --initial $(RUNS)/reconstruction --output $(RUNS)/generator
 	$(TRAIN) recipes/refinement.yaml --expert $(RUNS)/expert --initial $(RUNS)/generator --output $(RUNS)/refinement
-	$(BIN)/lipsmith export $(RUNS)/refinement --data $(RUNS)/prepared --output $(RUNS)/weights/default
+	$(TRAIN) recipes/relighting.yaml --expert $(RUNS)/expert --initial $(RUNS)/refinement --output $(RUNS)/relighting
+	$(BIN)/lipsmith export $(RUNS)/relighting --data $(RUNS)/prepared --output $(RUNS)/weights/default
+	$(BIN)/lipsmith export $(RUNS)/expert --data $(RUNS)/prepared --precision fp16 --output $(RUNS)/weights/expert
+	$(BIN)/lipsmith export $(RUNS)/judge --data $(RUNS)/prepared --precision fp16 --output $(RUNS)/weights/judge
 	$(BIN)/python -m lipsmith.evaluation $(RUNS)/weights/default --judge $(RUNS)/judge --data $(RUNS)/prepared \
-		--recipe recipes/refinement.yaml --strips $(RUNS)/strips --json $(RUNS)/scores.json
+		--recipe recipes/relighting.yaml --strips $(RUNS)/strips --json $(RUNS)/scores.json
 
 clean:  ## Remove the environment and the demo's result
 	rm -rf $(VENV) demo-output
