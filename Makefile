@@ -39,8 +39,13 @@ fmt: $(VENV)/.dev  ## Format the code and mend what lint can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.dev  ## Measure speed and memory against a pure transcode (benchmarks/)
-	$(BIN)/python benchmarks/pipeline.py
+BENCH := $(BIN)/python benchmarks
+bench: $(VENV)/.dev  ## Measure start-up, the pipeline against a pure transcode, the face stage, live use (minutes)
+	@mkdir -p $(RUNS)/bench
+	$(BENCH)/startup.py --json $(RUNS)/bench/startup.json
+	$(BENCH)/pipeline.py --json $(RUNS)/bench/pipeline.json --plot $(RUNS)/bench/stages.png
+	$(BENCH)/faces.py --json $(RUNS)/bench/faces.json
+	$(BENCH)/live.py --json $(RUNS)/bench/live.json
 
 # The stages in their order; each goes on where it was cut off.
 RUNS ?= runs

@@ -119,6 +119,10 @@ def measure(name: str, chosen: argparse.Namespace) -> dict[str, Any]:
         "num_frames": num_frames,
         "num_synced": reports[0]["num_synced"],
         "ratio": round(median["sync"]["seconds"] / median["transcode"]["seconds"], 3),
+        # Of processor time: hardly changed by what else the machine does.
+        "processor_ratio": round(
+            median["sync"]["processor_seconds"] / median["transcode"]["processor_seconds"], 3
+        ),
         "frames_per_second": round(num_frames / median["sync"]["seconds"], 1),
         "median": median,
         "spread": {"sync": spread(runs), "transcode": spread(floors)},
@@ -128,7 +132,8 @@ def measure(name: str, chosen: argparse.Namespace) -> dict[str, Any]:
         "runs": {"sync": runs, "transcode": floors},
     }
     say(
-        f"  ratio of the medians {result['ratio']}, {result['frames_per_second']} frames/s; work of the stages:"
+        f"  ratio of the medians {result['ratio']} (of processor time {result['processor_ratio']}), "
+        f"{result['frames_per_second']} frames/s; work of the stages:"
     )
     for stage, seconds in result["stage_seconds"].items():
         say(f"  {stage:12} {seconds:7.2f} s")

@@ -266,10 +266,10 @@ class LipSyncer:
         """
         from lipsmith.weights import resolve
 
-        card, folder = resolve(model)
         faces = resolve_detector(detector)
         with ThreadPoolExecutor(1, "prepare") as beside:
             prepared = beside.submit(faces.prepare) if isinstance(faces, SlowStarter) else None
+            card, folder = resolve(model)  # reads and verifies the weights
             generator = resolve_runtime(runtime, folder, device=device, threads=threads)
             try:
                 if prepared is not None:
