@@ -71,7 +71,9 @@ def run_live(video: Path, audio: Path, rate: Fraction, chosen: argparse.Namespac
                 wait_until((first + len(part)) / 16_000)  # a microphone gives what it has heard
                 yield part
 
+        busy = time.process_time()
         came = [time.perf_counter() for _ in syncer.stream(frames(), chunks(), rate=rate)]
+        busy = time.process_time() - busy
     latency = 1000 * (np.array(came) - np.array(appeared))
     # Sound that a frame needs is there with the end of the chunk that holds its last sample.
     needed = (np.arange(len(came)) / float(rate) + look_ahead) / chosen.chunk
@@ -85,6 +87,7 @@ def run_live(video: Path, audio: Path, rate: Fraction, chosen: argparse.Namespac
         "latency_max_ms": float(latency[settled].max()),
         "computing_ms": float(np.median(computing[settled])),
         "computing_p95_ms": float(np.percentile(computing[settled], 95)),
+        "processor_ms": 1000 * busy / len(came),  # a frame; hardly changed by what else the machine does
         "late_frames": float((latency[settled] > most).sum()),
         "frames": float(len(came)),
         "look_ahead_ms": 1000 * look_ahead,
@@ -136,7 +139,8 @@ def main() -> None:
                 f"{rate:g} frames/s: {row['median']['latency_ms']:.0f} ms from a frame's appearing "
                 f"(95 %: {row['median']['latency_p95_ms']:.0f}), of which look-ahead "
                 f"{row['median']['look_ahead_ms']:.1f}, computing {row['median']['computing_ms']:.1f} "
-                f"(95 %: {row['median']['computing_p95_ms']:.1f}); {row['median']['late_frames']:.0f} frames late"
+                f"(95 %: {row['median']['computing_p95_ms']:.1f}; processor time a frame "
+                f"{row['median']['processor_ms']:.1f}); {row['median']['late_frames']:.0f} frames late"
             )
     publish(
         {
