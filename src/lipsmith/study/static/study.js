@@ -20,9 +20,20 @@ function playedShare(video) {
   return Math.min(1, seconds / video.duration);
 }
 
-function note(video) {
+// A slow machine drops the first moments of what it plays: who let it run to its end without a jump has seen it.
+const reached = new Map(videos.map((video) => [video, 0]));
+const jumped = new Set();
+
+function noteJump(video) {
+  if (video.currentTime > reached.get(video) + 0.5) jumped.add(video);
+  else if (video.currentTime < 0.1) jumped.delete(video);
+}
+
+function note(video, hasEnded = false) {
+  if (!video.seeking) reached.set(video, video.currentTime);
+  const share = hasEnded && !jumped.has(video) ? 1 : playedShare(video);
   const field = form.elements[`played-${video.dataset.clip}`];
-  field.value = Math.max(Number(field.value), playedShare(video)).toFixed(3);
+  field.value = Math.max(Number(field.value), share).toFixed(3);
   if (!questions.disabled) return;
   const isDone = (other) => Number(form.elements[`played-${other.dataset.clip}`].value) >= LEAST_PLAYED;
   if (videos.every(isDone)) {
@@ -32,12 +43,19 @@ function note(video) {
   }
 }
 
+function start(video) {
+  if (video.duration - video.currentTime < 0.05) video.currentTime = 0; // not every browser does so after a jump there
+  video.play();
+}
+
 function offerSkip() {
   if (questions.disabled) skip.hidden = false;
 }
 
 for (const video of videos) {
-  for (const name of ["timeupdate", "pause", "ended"]) video.addEventListener(name, () => note(video));
+  video.addEventListener("seeking", () => noteJump(video));
+  for (const name of ["timeupdate", "pause"]) video.addEventListener(name, () => note(video));
+  video.addEventListener("ended", () => note(video, true));
   video.addEventListener("play", () => {
     for (const other of videos) if (other !== video) other.pause();
   });
@@ -52,7 +70,7 @@ for (const button of form.querySelectorAll(".enlarge")) {
   button.hidden = false;
   button.addEventListener("click", () => {
     enlarge.call(video);
-    video.play();
+    start(video);
   });
 }
 setTimeout(() => {
@@ -93,7 +111,7 @@ document.addEventListener("keydown", (event) => {
   if (event.key === " " && !target.closest("button, video, label, input")) {
     event.preventDefault();
     const video = videos.find((one) => !one.paused) ?? videos.find((one) => playedShare(one) < LEAST_PLAYED) ?? videos[0];
-    if (video.paused) video.play();
+    if (video.paused) start(video);
     else video.pause();
   } else if (/^[1-9]$/.test(event.key) && !questions.disabled) {
     const scale = firstOpenScale();
