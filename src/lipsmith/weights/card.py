@@ -129,8 +129,13 @@ class WeightCard:
         return cls.from_dict(values, str(path))
 
     def write(self, path: Path) -> None:
-        """Write the card as TOML, fields left empty omitted."""
-        values = {name: value for name, value in self.to_dict().items() if value not in ("", [], {})}
+        """Write the card as TOML, without what is empty or says nothing of this kind of network."""
+        of_generators = () if self.kind == "generator" else ("reference", "paints")
+        values = {
+            name: value
+            for name, value in self.to_dict().items()
+            if value not in ("", [], {}) and name not in of_generators
+        }
         path.write_text("\n".join(_toml_lines(values)) + "\n", encoding="utf-8")
 
 
