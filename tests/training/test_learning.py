@@ -46,7 +46,7 @@ name: drawn
 steps: 120
 validate_every: 120
 validation_frames: 30
-precision: bf16
+precision: auto
 model: {width: 0.125}
 batch: {clips: 4, frames: 9, negatives: 12}
 losses: {sync: 0.02, features: 0.1, mouth_gain: 4.0, upper_share: 0.05}

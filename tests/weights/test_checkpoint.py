@@ -321,10 +321,10 @@ def test_a_trainings_run_folder_says_itself_how_it_is_used(
 
 def test_an_expert_is_imported_without_an_export(tmp_path: Path, fake_export: list) -> None:
     save_zip(LipSyncExpert(0.125).state_dict(), tmp_path / "x.pth")
-    card = import_checkpoint(tmp_path / "x.pth", "judge")
+    card = import_checkpoint(tmp_path / "x.pth", "teacher")
     assert (card.kind, set(card.files)) == ("expert", {"expert.safetensors"})
     assert fake_export == []
-    network, found = load_network(tmp_path / "weights" / "judge" / "expert.safetensors", "expert")
+    network, found = load_network(tmp_path / "weights" / "teacher" / "expert.safetensors", "expert")
     assert isinstance(network, LipSyncExpert)
     assert found.width == 0.125
 
