@@ -265,8 +265,8 @@ def _syncnet_file(judge: str | Path | None, download: bool) -> Path:
             return install_syncnet() / "syncnet.safetensors"
         raise UsageError(
             "SyncNet's weights are not installed. Fetch them from their authors with --download, give their file "
-            "with --judge FILE, or judge by the expert that comes with Lipsmith, --judge expert=judge, or by one of your "
-            "own, --judge expert=RUN."
+            "with --judge FILE, or judge by the expert that comes with Lipsmith, --judge expert=judge, or by your own, "
+            "--judge expert=RUN."
         ) from error
 
 
