@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lipsmith.cli.evaluate import Device, Download, Judge, JudgedProtocol, Protocol
-from lipsmith.cli.options import Force, JsonAnswer
+from lipsmith.cli.options import Force, JsonAnswer, Ray
 from lipsmith.cli.output import command_line, say, write_answer, write_json
 from lipsmith.cli.progress import ProgressBars
 from lipsmith.cli.sync import Length
@@ -192,15 +192,7 @@ def benchmark(
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", min=1, help="Processes.", show_default="one a core")
     ] = None,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            "--ray",
-            metavar="ADDRESS",
-            help="Work on a Ray cluster: auto, local or host:port.",
-            show_default=False,
-        ),
-    ] = None,
+    ray: Ray = None,
     download: Download = False,
     as_json: JsonAnswer = False,
 ) -> None:

@@ -37,3 +37,12 @@ Model = Annotated[
 ]
 JsonAnswer = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 JsonReport = Annotated[bool, typer.Option("--json", help="Write the report as JSON to standard output.")]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Work on a Ray cluster: auto, local or host:port.",
+        show_default=False,
+    ),
+]

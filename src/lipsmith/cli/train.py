@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lipsmith.cli.options import JsonReport
+from lipsmith.cli.options import JsonReport, Ray
 from lipsmith.cli.output import say, write_answer, write_json
 from lipsmith.cli.progress import ProgressBars
 
@@ -56,15 +56,7 @@ def prepare(
         int | None,
         typer.Option("--jobs", "--workers", "-j", min=1, help="Processes.", show_default="one a core"),
     ] = None,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            "--ray",
-            metavar="ADDRESS",
-            help="Work on a Ray cluster: auto, local or host:port.",
-            show_default=False,
-        ),
-    ] = None,
+    ray: Ray = None,
     as_json: JsonReport = False,
 ) -> None:
     """Turn raw footage into training clips: face crops, mel, exact times, an index."""
