@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from lipsmith import errors, pipeline
-from lipsmith.audio.mel import SILENCE, mel_spectrogram
+from lipsmith.audio.mel import mel_spectrogram
 from lipsmith.audio.voice import silence_pauses, speech_activity
 from lipsmith.audio.windows import WindowStream
 from lipsmith.faces.detect import Detection
@@ -23,7 +23,7 @@ from lipsmith.media.probe import MediaInfo, VideoStream
 from lipsmith.media.read import TimedPicture
 from lipsmith.picture import ArrayPicture
 from lipsmith.pipeline import LipSyncer, Progress, SyncOptions
-from lipsmith.timebase import window_start
+from lipsmith.timebase import SILENCE, window_start
 from lipsmith.weights.card import WeightCard
 
 WIDTH, HEIGHT, SIZE = 96, 80, 32
@@ -243,6 +243,22 @@ def test_the_lead_can_be_chosen(studio):
     studio.sync(close_in_silence=False, audio_lead_seconds=0)
     # One frame of 40 ms is 3.2 columns: the window of frame 5 starts at column 13 instead of 10.
     np.testing.assert_allclose(studio.runtime.heard[5][:, :10], own[5][:, 3:13], atol=1e-5)
+
+
+def test_the_mouth_moves_as_far_as_is_asked_or_as_the_card_says(monkeypatch):
+    card = replace(CARD, articulation=1.25)
+    asked = []
+
+    def resolve_runtime(*_, articulation, **__):
+        asked.append(articulation)
+        return Runtime()
+
+    monkeypatch.setattr("lipsmith.weights.resolve", lambda model: (card, Path("w")))
+    monkeypatch.setattr("lipsmith.pipeline.resolve_detector", lambda name: None)
+    monkeypatch.setattr("lipsmith.pipeline.resolve_runtime", resolve_runtime)
+    for articulation in (None, 0.0, 1.5):
+        LipSyncer.load("w", articulation=articulation)
+    assert asked == [1.25, 0.0, 1.5]
 
 
 def test_where_nobody_speaks_the_generator_hears_silence(studio):

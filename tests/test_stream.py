@@ -6,10 +6,10 @@ from math import ceil
 import numpy as np
 import pytest
 
-from lipsmith.audio.mel import SILENCE
 from lipsmith.faces.detect import Detection
 from lipsmith.geometry import Box
 from lipsmith.pipeline import LipSyncer
+from lipsmith.timebase import SILENCE
 from lipsmith.weights.card import WeightCard
 
 SIZE = 32

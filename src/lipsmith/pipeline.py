@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsmith.audio.mel import SILENCE, mel_column_blocks, mel_spectrogram
+from lipsmith.audio.mel import mel_column_blocks, mel_spectrogram
 from lipsmith.audio.voice import activity_of_level, silence_pauses, speech_activity, voice_level
 from lipsmith.audio.windows import LiveWindowStream, WindowStream, look_ahead_seconds
 from lipsmith.compose.paste import paste_into
@@ -43,7 +43,7 @@ from lipsmith.picture import ArrayPicture, Picture, face_in
 from lipsmith.prefetch import Prefetch, close_iterator
 from lipsmith.reference import kept_reference
 from lipsmith.runtime.base import GeneratorRuntime, resolve_runtime
-from lipsmith.timebase import SAMPLE_RATE_HZ, TRAINING_RATE_HZ, WINDOW_SECONDS, window_start
+from lipsmith.timebase import SAMPLE_RATE_HZ, SILENCE, TRAINING_RATE_HZ, WINDOW_SECONDS, window_start
 from lipsmith.timeline import (
     LENGTH_POLICIES,
     FrameTimes,
@@ -94,6 +94,7 @@ class SyncOptions:
         visible_mark: Burn a label into the picture: True for the usual words, or the words.
         audio_lead_seconds: How long before a frame the sound that it hears starts; None: what the weights were
             trained with.
+        articulation: How far the mouth moves, see `lipsmith.runtime.resolve_runtime`; None: as the weights' card says.
         close_in_silence: Where nobody speaks, let the generator hear silence instead of noise.
         overwrite: Whether an existing output may be replaced. An input is never replaced.
         keep_track: Keep where the face is beside the video (`lipsmith.track_file`), and search for it only where no
@@ -112,6 +113,7 @@ class SyncOptions:
     identity: "Identity | None" = None
     visible_mark: bool | str = False
     audio_lead_seconds: Fraction | float | None = None
+    articulation: float | None = None
     close_in_silence: bool = True
     overwrite: bool = False
     keep_track: bool = False
@@ -234,6 +236,7 @@ def sync(
                 detector=options.detector,
                 device=options.device,
                 threads=options.threads,
+                articulation=options.articulation,
             )
         with syncer:
             return syncer._sync(request, levels)
@@ -257,6 +260,7 @@ class LipSyncer:
         detector: str = "mtcnn",
         device: str = "auto",
         threads: int | None = None,
+        articulation: float | None = None,
     ) -> Self:
         """Find the weights called `model` (or the folder or checkpoint file), and load them.
 
@@ -270,7 +274,13 @@ class LipSyncer:
         with ThreadPoolExecutor(1, "prepare") as beside:
             prepared = beside.submit(faces.prepare) if isinstance(faces, SlowStarter) else None
             card, folder = resolve(model)  # reads and verifies the weights
-            generator = resolve_runtime(runtime, folder, device=device, threads=threads)
+            generator = resolve_runtime(
+                runtime,
+                folder,
+                device=device,
+                threads=threads,
+                articulation=card.articulation if articulation is None else articulation,
+            )
             try:
                 if prepared is not None:
                     prepared.result()

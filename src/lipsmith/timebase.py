@@ -10,6 +10,7 @@ SAMPLE_RATE_HZ = 16_000
 HOP_SAMPLES = 200
 MEL_RATE_HZ = SAMPLE_RATE_HZ // HOP_SAMPLES  # 80 columns a second, one each 12.5 ms
 NUM_MELS = 80
+SILENCE = -4.0  # what a mel column without any sound holds
 WINDOW_COLUMNS = 16  # what one frame, or one five-frame window of the expert, hears: 0.2 s
 EXPERT_FRAMES = 5  # T_v of the paper, as published: 0.2 s at the training rate; 1 and 3 are its ablations
 TRAINING_RATE_HZ = Fraction(25)

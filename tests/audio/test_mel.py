@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lipsmith.audio.mel import SILENCE, mel_from_blocks, mel_spectrogram
-from lipsmith.timebase import HOP_SAMPLES, SAMPLE_RATE_HZ
+from lipsmith.audio.mel import mel_from_blocks, mel_spectrogram
+from lipsmith.timebase import HOP_SAMPLES, SAMPLE_RATE_HZ, SILENCE
 
 
 def _noise(length: int, seed: int = 0) -> np.ndarray:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from lipsmith.audio.mel import SILENCE, mel_spectrogram
+from lipsmith.audio.mel import mel_spectrogram
 from lipsmith.audio.voice import activity_of_level, silence_pauses, speech_activity, voice_level
-from lipsmith.timebase import SAMPLE_RATE_HZ
+from lipsmith.timebase import SAMPLE_RATE_HZ, SILENCE
 
 RNG = np.random.default_rng(0)
 

@@ -5,9 +5,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from lipsmith.audio.mel import SILENCE
 from lipsmith.audio.windows import WindowStream, published_starts, window_batch, window_mel
-from lipsmith.timebase import frame_time, window_start
+from lipsmith.timebase import SILENCE, frame_time, window_start
 
 MEL = np.tile(np.arange(100, dtype=np.float32), (80, 1))  # every column holds its own number
 RATES = {

@@ -314,9 +314,10 @@ def test_other_options_and_another_judge(run: Run, judging: Judging, work: list[
         system.key("1", "2", dataclasses.replace(MAKING, length="cut")),
         system.key("2", "1", MAKING),
         dataclasses.replace(system, digest="1" * 64).key("1", "2", MAKING),
+        dataclasses.replace(system, facts=(("articulation", 1.5),)).key("1", "2", MAKING),
         System(UNSYNCED).key("1", "2", MAKING),
     }
-    assert len(keys) == 5
+    assert len(keys) == 6
     assert dataclasses.replace(system, name="other").key("1", "2", MAKING) in keys
     assert system.key("1", "2", dataclasses.replace(MAKING, threads=7)) in keys
 

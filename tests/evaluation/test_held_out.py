@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lipsmith.audio.mel import SILENCE, mel_spectrogram
+from lipsmith.audio.mel import mel_spectrogram
 from lipsmith.data.clips import Clip, ClipRecord, encode_crop, save_clip, stored_size, write_index
 from lipsmith.data.synthetic import SyntheticSpeaker, synthesize_clip
 from lipsmith.errors import DataError, UsageError
@@ -26,6 +26,7 @@ from lipsmith.evaluation.held_out import (
 )
 from lipsmith.models.dense_expert import DenseLipSyncExpert
 from lipsmith.models.wav2lip import Wav2Lip
+from lipsmith.timebase import SILENCE
 from lipsmith.training.expert import build_expert
 from lipsmith.training.recipe import ExpertModel
 from lipsmith.training.run import save_weights

@@ -15,8 +15,6 @@ from lipsmith.timebase import HOP_SAMPLES, NUM_MELS, SAMPLE_RATE_HZ
 
 FloatArray = NDArray[np.float32]
 
-SILENCE = -4.0  # what a column without any sound holds
-
 SAMPLES_AHEAD = 400  # how far a column hears beyond its middle
 
 _FFT_SIZE = 800

@@ -3,8 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsmith.audio.mel import SILENCE
-from lipsmith.timebase import MEL_RATE_HZ
+from lipsmith.timebase import MEL_RATE_HZ, SILENCE
 
 FloatArray = NDArray[np.float32]
 

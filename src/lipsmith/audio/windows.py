@@ -9,13 +9,14 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsmith.audio.mel import SAMPLES_AHEAD, SILENCE
+from lipsmith.audio.mel import SAMPLES_AHEAD
 from lipsmith.audio.voice import activity_of_level, silence_pauses, voice_level
 from lipsmith.timebase import (
     HOP_SAMPLES,
     MEL_RATE_HZ,
     NUM_MELS,
     SAMPLE_RATE_HZ,
+    SILENCE,
     WINDOW_COLUMNS,
     frame_time,
     window_start,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lipsmith.cli.options import AudioLead, JsonReport
+from lipsmith.cli.options import Articulation, AudioLead, JsonReport
 from lipsmith.cli.output import say, write_answer, write_json
 
 
@@ -61,6 +61,7 @@ def export(
         typer.Option("--precision", help="Numbers of the exported network; int8, of generators, is fastest."),
     ] = Precision.FP32,
     audio_lead: AudioLead = None,
+    articulation: Articulation = None,
     licence: Annotated[str | None, typer.Option("--licence", help="Of the weights, for the card.")] = None,
     use: Annotated[Use | None, typer.Option("--use", help="What the training data allows.")] = None,
     description: Annotated[str | None, typer.Option("--description", help="A sentence for the card.")] = None,
@@ -71,6 +72,7 @@ def export(
 
     stated = {
         "window_lead_seconds": audio_lead,
+        "articulation": articulation,
         "licence": licence,
         "use": None if use is None else use.value,
         "description": description,

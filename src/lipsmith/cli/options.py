@@ -26,6 +26,16 @@ AudioLead = Annotated[
         show_default="the weights' own",
     ),
 ]
+Articulation = Annotated[
+    float | None,
+    typer.Option(
+        "--articulation",
+        min=0,
+        max=3,
+        help="How far the mouth moves: 0 not at all, 1 as trained, 1.5 more.",
+        show_default="the weights' own",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", "--overwrite", "-f", help="Replace an existing output.")]
 Model = Annotated[
     str,

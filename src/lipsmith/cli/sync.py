@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lipsmith.cli.options import AudioLead, Force, JsonReport, Model
+from lipsmith.cli.options import Articulation, AudioLead, Force, JsonReport, Model
 from lipsmith.cli.output import say, warn, write_answer, write_json
 from lipsmith.cli.progress import ProgressBars
 from lipsmith.errors import UsageError
@@ -53,6 +53,7 @@ def sync(
         typer.Option("--length", help="When the video is shorter than the speech; a longer one is cut."),
     ] = Length.AUTO,
     audio_lead: AudioLead = None,
+    articulation: Articulation = None,
     keep_noise: Annotated[
         bool, typer.Option("--keep-noise", help="Let sounds that are not speech move the lips too.")
     ] = False,
@@ -109,6 +110,7 @@ def sync(
         identity=identity,
         visible_mark=visible_mark,
         audio_lead_seconds=audio_lead,
+        articulation=articulation,
         close_in_silence=not keep_noise,
         overwrite=force,
         keep_track=keep_track,

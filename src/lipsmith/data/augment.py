@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsmith.audio.mel import SILENCE, band_centres_hz
+from lipsmith.audio.mel import band_centres_hz
+from lipsmith.timebase import SILENCE
 
 FloatArray = NDArray[np.float32]
 

@@ -14,7 +14,6 @@ from typing import Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsmith.audio.mel import SILENCE
 from lipsmith.audio.voice import speech_activity
 from lipsmith.audio.windows import window_batch
 from lipsmith.conditioning import ReferenceForm
@@ -35,7 +34,7 @@ from lipsmith.data.splits import hold_out_speakers
 from lipsmith.data.storage import Location
 from lipsmith.errors import DataError
 from lipsmith.reference import placed_references
-from lipsmith.timebase import EXPERT_FRAMES, NUM_MELS, WINDOW_COLUMNS, expert_lead
+from lipsmith.timebase import EXPERT_FRAMES, NUM_MELS, SILENCE, WINDOW_COLUMNS, expert_lead
 
 FloatArray = NDArray[np.float32]
 Split = Literal["train", "validation", "test"]

@@ -21,7 +21,6 @@ from typing import Any, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsmith.audio.mel import SILENCE
 from lipsmith.conditioning import ReferenceForm, lower_half, mask_lower_half
 from lipsmith.data.clips import Clip
 from lipsmith.data.samples import Split, expert_windows, load_split
@@ -39,7 +38,7 @@ from lipsmith.evaluation.sync_score import (
 )
 from lipsmith.geometry import Image
 from lipsmith.reference import clip_references, placed_references
-from lipsmith.timebase import MEL_RATE_HZ
+from lipsmith.timebase import MEL_RATE_HZ, SILENCE
 
 FloatArray = NDArray[np.float32]
 Faces = NDArray[np.uint8]
@@ -434,7 +433,11 @@ def open_generator(model: str, *, runtime: str = "openvino") -> OpenGenerator:
     card, folder = resolve(model)
     if card.kind != "generator":
         raise WeightsError(f"{model} is a {card.kind}, not a generator.")
-    return OpenGenerator(resolve_runtime(runtime, folder), card.window_lead_seconds, card.reference)
+    return OpenGenerator(
+        resolve_runtime(runtime, folder, articulation=card.articulation),
+        card.window_lead_seconds,
+        card.reference,
+    )
 
 
 class _TrainedGenerator:

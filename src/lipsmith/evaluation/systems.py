@@ -89,7 +89,9 @@ class System:
             return hashlib.sha256(f"{REAL}\n{video_digest}".encode()).hexdigest()
         chosen = json.dumps(options.to_dict(), sort_keys=True)
         version = f"format {MAKING_FORMAT}, version {lipsmith.__version__}"
-        parts = [version, self.digest or self.name, video_digest, audio_digest, chosen]
+        articulation = dict(self.facts).get("articulation", 1.0)
+        weights = f"{self.digest or self.name}, articulation {articulation:g}"
+        parts = [version, weights, video_digest, audio_digest, chosen]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -146,6 +148,7 @@ def open_systems(models: Iterable[str], without: Iterable[str] = ()) -> list[Sys
             "face_size": card.face_size,
             "width": card.width,
             "reference": card.reference,
+            "articulation": card.articulation,
             "description": card.description,
             "source": card.source,
             "use": card.use,

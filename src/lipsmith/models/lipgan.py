@@ -70,6 +70,11 @@ class LipGan(nn.Module):
             ConvBlock(2 * counts[0], counts[0], 3, 1, 1), nn.Conv2d(counts[0], 3, 1), nn.Sigmoid()
         )
 
+    @property
+    def sound_code(self) -> nn.Module:
+        """See `lipsmith.models.articulation.Articulated`."""
+        return self.audio_encoder
+
     def forward(self, mel: Tensor, faces: Tensor) -> Tensor:
         """Generate one face for each window of sound; see `lipsmith.models.wav2lip.Wav2Lip.forward`.
 

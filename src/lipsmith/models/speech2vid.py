@@ -54,6 +54,11 @@ class Speech2Vid(nn.Module):
             ConvBlock(2 * counts[0], counts[0], 3, 1, 1), nn.Conv2d(counts[0], 3, 1), nn.Sigmoid()
         )
 
+    @property
+    def sound_code(self) -> nn.Module:
+        """See `lipsmith.models.articulation.Articulated`."""
+        return self.audio_code
+
     def forward(self, mel: Tensor, faces: Tensor) -> Tensor:
         """Generate one face for each window of sound.
 

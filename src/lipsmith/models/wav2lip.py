@@ -101,6 +101,11 @@ class Wav2Lip(nn.Module):
     def _head(self, received: int, channels: int) -> nn.Sequential:
         return nn.Sequential(ConvBlock(received, channels, 3, 1, 1), nn.Conv2d(channels, 3, 1), nn.Sigmoid())
 
+    @property
+    def sound_code(self) -> nn.Module:
+        """See `lipsmith.models.articulation.Articulated`."""
+        return self.face_decoder_blocks[0]
+
     def forward(self, mel: Tensor, faces: Tensor) -> Tensor:
         """Generate one face for each window of sound.
 

@@ -59,6 +59,8 @@ RUNTIMES: dict[str, str] = {
     "torch": "lipsmith.runtime.torch:TorchGenerator",
 }
 
+MOST_ARTICULATION = 3.0  # far beyond what any mouth does
+
 # What to install where an import of a runtime's module fails for want of this package.
 _INSTALL = {
     "openvino": "openvino",
@@ -68,7 +70,7 @@ _INSTALL = {
 
 
 def resolve_runtime(
-    name: str, folder: Path, *, device: str = "auto", threads: int | None = None
+    name: str, folder: Path, *, device: str = "auto", threads: int | None = None, articulation: float = 1.0
 ) -> GeneratorRuntime:
     """The runtime `name` of `RUNTIMES` with the generator of the weights folder `folder`.
 
@@ -77,9 +79,11 @@ def resolve_runtime(
         folder: holds generator.xml and generator.bin, or generator.safetensors and card.toml.
         device: "auto" takes the best that is present; else a name that the runtime knows.
         threads: most CPU threads to compute with, at least 1; None takes all cores.
+        articulation: how far the mouth moves from where it rests in silence: 0 not at all, 1 as trained; a little
+            above 1 makes up for what training on a mean error takes away.
 
     Raises:
-        UsageError: unknown `name`, `threads` below 1.
+        UsageError: unknown `name`, `threads` below 1, `articulation` not from 0 to 3.
         RuntimeUnavailableError: the runtime is not installed, or the device is not present.
         WeightsError: the folder lacks the runtime's files, or they are damaged.
     """
@@ -87,6 +91,8 @@ def resolve_runtime(
         raise UsageError(f"There is no runtime “{name}”. There are: {', '.join(sorted(RUNTIMES))}.")
     if threads is not None and threads < 1:
         raise UsageError(f"{threads} threads: at least 1 is needed.")
+    if not 0 <= articulation <= MOST_ARTICULATION:
+        raise UsageError(f"An articulation of {articulation:g}: it can be 0 to {MOST_ARTICULATION:g}.")
     module_name, _, attribute = RUNTIMES[name].partition(":")
     try:
         make: Any = getattr(import_module(module_name), attribute)
@@ -98,7 +104,7 @@ def resolve_runtime(
             f"The {name} runtime needs the package {package}, which is not installed: "
             f"pip install {_INSTALL[package]}"
         ) from error
-    runtime: GeneratorRuntime = make(Path(folder), device=device, threads=threads)
+    runtime: GeneratorRuntime = make(Path(folder), device=device, threads=threads, articulation=articulation)
     return runtime
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from lipsmith.engine import compile_on_cpu, import_openvino
 from lipsmith.errors import RuntimeUnavailableError, WeightsError
 from lipsmith.machine import is_learning_on
+from lipsmith.runtime.articulation import articulate
 from lipsmith.runtime.base import OPENVINO_NAME, FloatArray, check_inputs, split_rows
 from lipsmith.runtime.tuning import (
     Division,
@@ -42,6 +44,7 @@ class OpenVinoGenerator:
         folder: holds generator.xml and generator.bin.
         device: "auto" or "cpu".
         threads: most threads; None: one a physical core.
+        articulation: see `resolve_runtime`.
         division: how the work is divided; None: as remembered, or else tried.
 
     Raises:
@@ -58,6 +61,7 @@ class OpenVinoGenerator:
         *,
         device: str = "auto",
         threads: int | None = None,
+        articulation: float = 1.0,
         division: Division | None = None,
     ) -> None:
         if device.lower() not in DEVICES:
@@ -69,6 +73,8 @@ class OpenVinoGenerator:
         self._model: Any = read_generator(path)
         self.face_size: int = self._model.inputs[1].get_partial_shape()[2].get_length()
         self._threads = threads
+        self._articulation = articulation
+        self._is_articulated = articulation == 1
         self._trial: Trial | None = None
         self._key = ""
         if division is None:
@@ -77,9 +83,20 @@ class OpenVinoGenerator:
         self._networks: dict[tuple[int, int], _Network] = {}  # by rows and streams
         # The network of the start is kept for the next one; those that a trial goes through are not.
         self._networks[self._full] = _Network(
-            self._model, *self._full, self.face_size, threads, known_by=_identity(path)
+            self._source,
+            *self._full,
+            self.face_size,
+            threads,
+            known_by=f"{_identity(path)} articulation {articulation!r}",
         )
         self._recent: deque[tuple[int, int]] = deque(maxlen=_STEADY_CALLS)
+
+    def _source(self) -> Any:
+        """The network that is to be compiled."""
+        if not self._is_articulated:  # here, because a network that is kept compiled has no need of it
+            articulate(self._model, self._articulation)
+            self._is_articulated = True
+        return self._model
 
     def _begin_trial(self, path: Path) -> Division:
         """What is remembered of this machine; else the first candidate, the others to be tried."""
@@ -127,7 +144,7 @@ class OpenVinoGenerator:
 
     def _network(self, shape: tuple[int, int]) -> "_Network":
         if shape not in self._networks:
-            self._networks[shape] = _Network(self._model, *shape, self.face_size, self._threads)
+            self._networks[shape] = _Network(self._source, *shape, self.face_size, self._threads)
         return self._networks[shape]
 
     def _follow_trial(self, trial: Trial) -> None:
@@ -161,7 +178,7 @@ class _Network:
 
     def __init__(
         self,
-        model: Any,
+        source: Callable[[], Any],
         rows: int,
         streams: int,
         face_size: int,
@@ -172,7 +189,7 @@ class _Network:
         self._rows = rows
 
         def shaped() -> Any:
-            copy = model.clone()
+            copy = source().clone()
             copy.reshape({0: [rows, 1, NUM_MELS, WINDOW_COLUMNS], 1: [rows, 6, face_size, face_size]})
             return copy
 

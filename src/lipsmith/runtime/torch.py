@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lipsmith.errors import RuntimeUnavailableError, WeightsError
+from lipsmith.models.articulation import articulate
 from lipsmith.models.generators import BASELINES, build_generator
 from lipsmith.models.wav2lip import GENERATORS
 from lipsmith.runtime.base import SAFETENSORS_NAME, FloatArray, check_inputs, split_rows
@@ -29,6 +30,7 @@ class TorchGenerator:
         folder: holds generator.safetensors and card.toml.
         device: "auto" (CUDA, else MPS, else CPU), "cpu", "cuda", "cuda:1", "mps".
         threads: most CPU threads. PyTorch has one number for the whole process.
+        articulation: see `resolve_runtime`.
 
     Raises:
         RuntimeUnavailableError: the device is not present.
@@ -37,7 +39,9 @@ class TorchGenerator:
 
     name = "torch"
 
-    def __init__(self, folder: Path, *, device: str = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, device: str = "auto", threads: int | None = None, articulation: float = 1.0
+    ) -> None:
         self._device = find_device(device)
         self.device = str(self._device)
         if threads is not None:
@@ -46,6 +50,8 @@ class TorchGenerator:
         self._dtype = torch.float16 if self._device.type == "cuda" else torch.float32
         self._batch = BATCH_CPU if on_cpu else BATCH_GPU
         network = load_generator(Path(folder))
+        if articulation != 1:
+            articulate(network, articulation)
         self.face_size = int(network.face_size)  # type: ignore[arg-type]
         network.to(self._device, self._dtype)
         # mypy does not know this overload.

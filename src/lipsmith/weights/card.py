@@ -36,6 +36,7 @@ class WeightCard:
         crop_padding: what the crop adds to the tracked box: top, bottom, left, right as shares of the box.
         reference: what a generator sees beside the masked face, see `lipsmith.reference`.
         paints: what of the face crop a generator makes anew.
+        articulation: how far a generator moves the mouth, see `lipsmith.runtime.resolve_runtime`; 1 is as trained.
         description: a sentence or two.
         licence: of the weights, an SPDX expression where there is one.
         use: `"research"` where the training data forbids anything else.
@@ -56,6 +57,7 @@ class WeightCard:
     crop_padding: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     reference: ReferenceForm = "frame"
     paints: PaintedRegion = "lower half"
+    articulation: float = 1.0
     description: str = ""
     licence: str = "unknown"
     use: Use = "research"
@@ -105,6 +107,7 @@ class WeightCard:
         try:
             converted["width"] = float(values["width"])
             converted["face_size"] = int(values["face_size"])
+            converted["articulation"] = float(values.get("articulation", 1.0))
             converted["window_lead_seconds"] = Fraction(values.get("window_lead_seconds", "0"))
             top, bottom, left, right = map(float, values.get("crop_padding", (0, 0, 0, 0)))
             converted["crop_padding"] = (top, bottom, left, right)
@@ -130,7 +133,7 @@ class WeightCard:
 
     def write(self, path: Path) -> None:
         """Write the card as TOML, without what is empty or says nothing of this kind of network."""
-        of_generators = () if self.kind == "generator" else ("reference", "paints")
+        of_generators = () if self.kind == "generator" else ("reference", "paints", "articulation")
         values = {
             name: value
             for name, value in self.to_dict().items()
