@@ -26,6 +26,7 @@ from lipsmith.models.syncnet import SyncNet
 from lipsmith.models.wav2lip import FACE_SIZES, GENERATORS, RelightingWav2Lip, WarpingWav2Lip, Wav2Lip
 from lipsmith.runtime import RUNTIMES, resolve_runtime
 from lipsmith.runtime.torch import load_generator
+from lipsmith.training.run import save_weights
 from lipsmith.weights import checkpoint, resolve, store
 from lipsmith.weights.card import WeightCard
 from lipsmith.weights.checkpoint import identify, import_checkpoint, load_network, read_checkpoint
@@ -319,6 +320,19 @@ def test_a_trainings_run_folder_says_itself_how_it_is_used(
     )
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_who_may_read_weights_is_the_umasks_to_say(tmp_path: Path, generator: Wav2Lip, umask: int) -> None:
+    save_zip(LipSyncExpert(0.125).state_dict(), tmp_path / "x.pth")
+    before = os.umask(umask)
+    try:
+        import_checkpoint(tmp_path / "x.pth", "mine")
+        save_weights(generator, tmp_path / "best.safetensors", {})
+    finally:
+        os.umask(before)
+    for path in (*(tmp_path / "weights" / "mine").iterdir(), tmp_path / "best.safetensors"):
+        assert path.stat().st_mode & 0o777 == 0o666 & ~umask, path
+
+
 def test_an_expert_is_imported_without_an_export(tmp_path: Path, fake_export: list) -> None:
     save_zip(LipSyncExpert(0.125).state_dict(), tmp_path / "x.pth")
     card = import_checkpoint(tmp_path / "x.pth", "teacher")
@@ -395,9 +409,9 @@ def test_a_full_disk_is_told_and_leaves_nothing(
     tmp_path: Path, generator: Wav2Lip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_zip(generator.state_dict(), tmp_path / "x.pth")
-    with limited_file_size(100_000), pytest.raises(WeightsError, match="cannot be written"):
+    with limited_file_size(100_000), pytest.raises(WeightsError, match="cannot be written: File too large"):
         import_checkpoint(tmp_path / "x.pth", "mine")
-    monkeypatch.setattr(checkpoint, "save_file", lambda tensors, path, _: Path(path).touch())
+    monkeypatch.setattr(checkpoint, "save", lambda tensors, metadata: b"")
     with limited_file_size(100_000), pytest.raises(OutputError, match="cannot be written"):
         import_checkpoint(tmp_path / "x.pth", "mine")
     assert list((tmp_path / "weights").iterdir()) == []

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
-from lipsmith.data.storage import Location
+from lipsmith.data.storage import Location, write_whole
 from lipsmith.errors import DataError, OutputError
 from lipsmith.training.curves import CurveWriter, draw_curves
 from lipsmith.training.distributed import Processes
@@ -295,14 +295,10 @@ class Run:
 
 
 def save_weights(model: nn.Module, path: Path, metadata: dict[str, str]) -> None:
-    """Write a module's state dict as safetensors, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    try:
-        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, partial, metadata)
-        os.replace(partial, path)  # noqa: PTH105
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(f"The weights {path} cannot be written: {error.strerror or error}.") from error
+    """Write a module's state dict as safetensors, whole or not at all; raises `OutputError`."""
+    tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+    # Not by `save_file`: its files are for their owner alone, whatever the umask says.
+    write_whole(path, save(tensors, metadata))
 
 
 def make_optimiser(model: nn.Module, recipe: OptimiserRecipe) -> Optimizer:

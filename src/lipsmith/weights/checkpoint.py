@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from lipsmith.conditioning import DEFAULT_PADDING, PaintedRegion, ReferenceForm
@@ -303,12 +303,8 @@ def write_weights(
         for name, tensor in network.state_dict().items()
     }
     with new_folder(folder) as partial:
-        try:
-            save_file(tensors, partial / f"{card.kind}.safetensors", metadata)
-        except safetensors.SafetensorError as error:  # what is wrong with the disk, it says by this, too
-            raise WeightsError(
-                f"The folder {folder} cannot be written: {error}. Is the disk full?"
-            ) from error
+        # Not by `save_file`: its files are for their owner alone, whatever the umask says.
+        (partial / f"{card.kind}.safetensors").write_bytes(save(tensors, metadata))
         if card.kind == "generator":
             exported = export_generator(network, partial, precision=precision, calibration=calibration)
             if precision == "int8":
