@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lipsmith.cli.failures import told_in_one_sentence
-from lipsmith.cli.options import JsonAnswer
+from lipsmith.cli.options import CsvAnswer, JsonAnswer
 from lipsmith.cli.output import command_line, say, write_answer, write_json
 from lipsmith.cli.progress import ProgressBars
 from lipsmith.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from lipsmith.evaluation.file_score import FileScore, FileSummary
+    from lipsmith.evaluation.file_score import FileScore, FileScorer, FileSummary
 
 evaluate = typer.Typer(
     name="evaluate",
@@ -67,10 +67,22 @@ JudgedProtocol = Annotated[
         "LRS2, LRS3 and LRW.",
     ),
 ]
+MinTrack = Annotated[
+    int, typer.Option("--min-track", min=1, help="Least frames of a face track at 25 a second.")
+]
 Download = Annotated[
     bool, typer.Option("--download", help="Fetch what is not installed from its authors' address.")
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, or a device of PyTorch's such as cuda.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Most CPU threads.")]
+Features = Annotated[
+    Path | None,
+    typer.Option(
+        "--features",
+        metavar="FILE",
+        help="TorchScript network of the FID, instead of the standard Inception; it is run, so trust it.",
+    ),
+]
 Kept = Annotated[
     Path | None,
     typer.Option(
@@ -83,6 +95,29 @@ Kept = Annotated[
 ]
 
 
+def open_scorer(
+    judge: str | None,
+    protocol: Protocol,
+    output: Path | None,
+    min_track: int,
+    device: str,
+    threads: int | None,
+    download: bool,
+) -> "FileScorer":
+    """What the options of `evaluate score` and `compare` ask for; scores are kept in `output`."""
+    from lipsmith.evaluation.file_score import FileScorer, ScoreSettings
+
+    return FileScorer.open(
+        judge,
+        protocol.value,
+        settings=ScoreSettings(min_track_frames=min_track),
+        store=None if output is None else output / "scores.jsonl",
+        device=device,
+        threads=threads,
+        download=download,
+    )
+
+
 @evaluate.command()
 @told_in_one_sentence
 def score(
@@ -93,33 +128,22 @@ def score(
     judge: Judge = None,
     protocol: JudgedProtocol = Protocol.TRACKED_CROP,
     output: Kept = None,
-    min_track: Annotated[
-        int,
-        typer.Option("--min-track", min=1, help="Least frames of a face track at 25 a second."),
-    ] = 25,
+    min_track: MinTrack = 25,
     device: Device = "auto",
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Most CPU threads.")] = None,
+    threads: Threads = None,
     download: Download = False,
     as_json: JsonAnswer = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Answer in CSV.")] = False,
+    as_csv: CsvAnswer = False,
 ) -> None:
     """LSE-D, LSE-C and AV offset of videos; one that has no score is a row with the reason."""
     from lipsmith.data.storage import write_whole
-    from lipsmith.evaluation.file_score import FileScorer, ScoreSettings, find_videos, summarise_files
+    from lipsmith.evaluation.file_score import find_videos, summarise_files
     from lipsmith.training.environment import describe_environment
 
     if as_json and as_csv:
         raise UsageError("--json and --csv are two answers: choose one; --output writes both.")
     files = find_videos(videos)
-    scorer = FileScorer.open(
-        judge,
-        protocol.value,
-        settings=ScoreSettings(min_track_frames=min_track),
-        store=None if output is None else output / "scores.jsonl",
-        device=device,
-        threads=threads,
-        download=download,
-    )
+    scorer = open_scorer(judge, protocol, output, min_track, device, threads, download)
     with ProgressBars() as bars:
         scores = list(
             scorer.score_all(files, on_progress=lambda done, total: bars.show("videos", done, total))
@@ -166,14 +190,7 @@ def quality(
         ),
     ],
     fid: Annotated[bool, typer.Option("--fid", help="Also the FID of the face crops of both sets.")] = False,
-    features: Annotated[
-        Path | None,
-        typer.Option(
-            "--features",
-            metavar="FILE",
-            help="TorchScript network of the FID, instead of the standard Inception; it is run, so trust it.",
-        ),
-    ] = None,
+    features: Features = None,
     identity: Annotated[
         Path | None,
         typer.Option(
@@ -186,7 +203,7 @@ def quality(
     download: Download = False,
     device: Device = "auto",
     as_json: JsonAnswer = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Answer in CSV.")] = False,
+    as_csv: CsvAnswer = False,
 ) -> None:
     """PSNR, SSIM, mouth corners and flicker of videos beside their references; FID of both sets."""
     from lipsmith.evaluation.fid import frechet_distance, open_features

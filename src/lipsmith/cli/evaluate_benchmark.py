@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lipsmith.cli.evaluate import Device, Download, Judge, JudgedProtocol, Protocol
+from lipsmith.cli.evaluate import Device, Download, Features, Judge, JudgedProtocol, MinTrack, Protocol
 from lipsmith.cli.options import Force, JsonAnswer, Ray
 from lipsmith.cli.output import command_line, say, write_answer, write_json
 from lipsmith.cli.progress import ProgressBars
@@ -156,9 +156,7 @@ def benchmark(
     ] = None,
     judge: Judge = None,
     protocol: JudgedProtocol = Protocol.TRACKED_CROP,
-    min_track: Annotated[
-        int, typer.Option("--min-track", min=1, help="Least frames of a face track at 25 a second.")
-    ] = 25,
+    min_track: MinTrack = 25,
     length: Annotated[
         Length, typer.Option("--length", help="Where a speech is longer than its video.")
     ] = Length.AUTO,
@@ -177,14 +175,7 @@ def benchmark(
         typer.Option("--lpips", metavar="FILE", help="TorchScript network of two pictures; --quality."),
     ] = None,
     fid: Annotated[bool, typer.Option("--fid", help="Also the FID of the face crops.")] = False,
-    features: Annotated[
-        Path | None,
-        typer.Option(
-            "--features",
-            metavar="FILE",
-            help="TorchScript network of the FID, instead of the standard Inception; it is run, so trust it.",
-        ),
-    ] = None,
+    features: Features = None,
     manifest: Manifest = None,
     max_pairs: Annotated[
         int | None, typer.Option("--max-pairs", min=1, help="Only the first so many.", show_default="all")

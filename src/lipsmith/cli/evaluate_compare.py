@@ -6,8 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lipsmith.cli.evaluate import Device, Download, Judge, JudgedProtocol, Protocol
-from lipsmith.cli.options import JsonAnswer
+from lipsmith.cli.evaluate import (
+    Device,
+    Download,
+    Judge,
+    JudgedProtocol,
+    MinTrack,
+    Protocol,
+    Threads,
+    open_scorer,
+)
+from lipsmith.cli.options import CsvAnswer, JsonAnswer
 from lipsmith.cli.output import command_line, say, write_answer, write_json
 from lipsmith.cli.progress import ProgressBars
 from lipsmith.errors import ExitCode, InputError, OutputError, UsageError
@@ -42,14 +51,12 @@ def compare(
             "command goes on where it stopped.",
         ),
     ] = None,
-    min_track: Annotated[
-        int, typer.Option("--min-track", min=1, help="Least frames of a face track at 25 a second.")
-    ] = 25,
+    min_track: MinTrack = 25,
     device: Device = "auto",
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Most CPU threads.")] = None,
+    threads: Threads = None,
     download: Download = False,
     as_json: JsonAnswer = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Answer in CSV.")] = False,
+    as_csv: CsvAnswer = False,
 ) -> None:
     """Score several systems' videos of the same items, and say how far the systems differ."""
     from lipsmith.evaluation.comparison import (
@@ -59,7 +66,6 @@ def compare(
         read_scores,
         require_same_scorer,
     )
-    from lipsmith.evaluation.file_score import FileScorer, ScoreSettings
     from lipsmith.training.environment import describe_environment
 
     if as_json and as_csv:
@@ -71,15 +77,7 @@ def compare(
     scorers = [(name, scorer) for name, (scorer, _) in kept.items()]
     found = {name: rows for name, (_, rows) in kept.items()}
     if folders:
-        opened = FileScorer.open(
-            judge,
-            protocol.value,
-            settings=ScoreSettings(min_track_frames=min_track),
-            store=None if output is None else output / "scores.jsonl",
-            device=device,
-            threads=threads,
-            download=download,
-        )
+        opened = open_scorer(judge, protocol, output, min_track, device, threads, download)
         scorers.append((next(iter(folders)), opened.to_dict()))
         require_same_scorer(scorers)
         found |= _score_items(opened, items)

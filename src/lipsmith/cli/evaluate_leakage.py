@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lipsmith.cli.evaluate import Device
-from lipsmith.cli.options import JsonAnswer, Model
+from lipsmith.cli.evaluate import Device, Threads
+from lipsmith.cli.options import CsvAnswer, JsonAnswer, Model
 from lipsmith.cli.output import command_line, say, write_answer, write_json
 from lipsmith.cli.progress import ProgressBars
 from lipsmith.errors import ExitCode, UsageError
@@ -66,9 +66,9 @@ def leakage(
     ] = None,
     seconds: Annotated[float, typer.Option("--seconds", help="Longest stretch of a video.")] = 20.0,
     device: Device = "auto",
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Most CPU threads.")] = None,
+    threads: Threads = None,
     as_json: JsonAnswer = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Answer in CSV.")] = False,
+    as_csv: CsvAnswer = False,
 ) -> None:
     """Lip-sync videos to foreign speech and to silence; how much of the old mouth is left?"""
     from lipsmith.data.storage import write_whole

@@ -46,6 +46,7 @@ Model = Annotated[
     ),
 ]
 JsonAnswer = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+CsvAnswer = Annotated[bool, typer.Option("--csv", help="Answer in CSV.")]
 JsonReport = Annotated[bool, typer.Option("--json", help="Write the report as JSON to standard output.")]
 Ray = Annotated[
     str | None,

@@ -273,7 +273,7 @@ class FileScorer:
                 if kept is not None:
                     return dataclasses.replace(kept, path=path)
             score = self._scored(path)
-        except _CannotScoreError as error:
+        except CannotScoreError as error:
             score = self.failed(path, error.kind, str(error), duration_seconds=error.duration_seconds)
         except OSError as error:
             score = self.failed(path, "unreadable", f"{path} cannot be read: {error.strerror or error}.")
@@ -336,11 +336,11 @@ class FileScorer:
         }
 
     def _scored(self, path: Path) -> FileScore:
-        samples = _sound_of(path)
+        samples = sound_of(path)
         score = self._whole(path, samples) if self.protocol == "whole-clip" else self._tracked(path, samples)
         best = score.tracks[0]
         if best.failure is not None:
-            raise _CannotScoreError("too short", f"{path}: {best.failure}.", score.duration_seconds)
+            raise CannotScoreError("too short", f"{path}: {best.failure}.", score.duration_seconds)
         return dataclasses.replace(
             score,
             failure=None,
@@ -373,12 +373,12 @@ class FileScorer:
         found = tracker.finish()
         seconds = _seconds(num_frames)
         if not found:
-            raise _CannotScoreError("no face", f"{path}: no face in {num_frames} frames.", seconds)
+            raise CannotScoreError("no face", f"{path}: no face in {num_frames} frames.", seconds)
         least = max(self.settings.min_track_frames, self.judge.least_frames)
         tracks = [track for track in found if track.num_frames >= least]
         if not tracks:
             longest = max(track.num_frames for track in found)
-            raise _CannotScoreError(
+            raise CannotScoreError(
                 "too short",
                 f"{path}: no face stays for {_seconds(least):.2f} s; the longest for {_seconds(longest):.2f} s.",
                 seconds,
@@ -473,7 +473,7 @@ def frames_at_rate(frames: Iterable[Frame], rate: Fraction = TRAINING_RATE_HZ) -
         tick += 1
 
 
-class _CannotScoreError(Exception):
+class CannotScoreError(Exception):
     """Why a file has no score."""
 
     def __init__(self, kind: FailureKind, sentence: str, duration_seconds: float | None = None) -> None:
@@ -486,17 +486,18 @@ def _detector(name: str) -> FaceDetector:
     return resolve_detector(name)
 
 
-def _sound_of(path: Path) -> NDArray[np.float32]:
+def sound_of(path: Path) -> NDArray[np.float32]:
+    """The sound of a video from its first frame on, (n,) 16 kHz; `CannotScoreError` where it is none with sound."""
     if not path.exists():
-        raise _CannotScoreError("missing", f"There is no file {path}.")
+        raise CannotScoreError("missing", f"There is no file {path}.")
     info = probe(path)
     if info.video is None or info.is_image:
-        raise _CannotScoreError("no picture", f"{path} is no video: it has no moving picture.")
+        raise CannotScoreError("no picture", f"{path} is no video: it has no moving picture.")
     if info.audio is None:
-        raise _CannotScoreError("no sound", f"{path} has no sound.")
+        raise CannotScoreError("no sound", f"{path} has no sound.")
     samples = read_samples(path, origin=first_frame_time(path))
     if len(samples) == 0:
-        raise _CannotScoreError("no sound", f"{path}: the sound ends before the picture begins.")
+        raise CannotScoreError("no sound", f"{path}: the sound ends before the picture begins.")
     return samples
 
 

@@ -36,7 +36,7 @@ from lipsmith.audio.mel import mel_spectrogram
 from lipsmith.audio.windows import window_batch
 from lipsmith.data.synthetic import write_wav
 from lipsmith.errors import InputError, LipsmithError, NoFaceError, RuntimeUnavailableError, UsageError
-from lipsmith.evaluation.file_score import FailureKind, frames_at_rate
+from lipsmith.evaluation.file_score import CannotScoreError, FailureKind, frames_at_rate, sound_of
 from lipsmith.evaluation.held_out import LEAKAGE, score_conditions
 from lipsmith.evaluation.judges import ExpertJudge
 from lipsmith.evaluation.mouth import image_motion, mouth_motion, mouth_variation
@@ -45,8 +45,7 @@ from lipsmith.faces.crop import CropRule
 from lipsmith.faces.detect import FaceDetector, resolve_detector
 from lipsmith.faces.track import FaceTrack, FaceTracker
 from lipsmith.geometry import Crop, Image
-from lipsmith.media.probe import probe
-from lipsmith.media.read import first_frame_time, read_frames, read_samples
+from lipsmith.media.read import read_frames, read_samples
 from lipsmith.timebase import SAMPLE_RATE_HZ, TRAINING_RATE_HZ, expert_lead, window_start
 
 if TYPE_CHECKING:
@@ -262,10 +261,10 @@ class LeakageMeter:
         }
 
     def _measure(self, path: Path, speech: Path, silence: Path) -> LeakageRow:
-        own = _sound_of(path)
+        own = sound_of(path)
         for output in (speech, silence):
             if not output.is_file():
-                raise _CannotMeasureError("missing", f"There is no file {output}.")
+                raise CannotScoreError("missing", f"There is no file {output}.")
         track, size = self._track(path)
         versions = [self._crops(video, track, size) for video in (path, speech, silence)]
         count = min(len(version.times) for version in versions)
@@ -277,7 +276,7 @@ class LeakageMeter:
             generated.judged,
             silent.judged,
             self._windows(own, real.times),
-            self._windows(_sound_of(speech), generated.times),
+            self._windows(sound_of(speech), generated.times),
         )
         return LeakageRow(
             path=path,
@@ -300,7 +299,7 @@ class LeakageMeter:
             size, num_frames = image.shape[:2], num_frames + 1
         found = tracker.finish()
         if not found:
-            raise _CannotMeasureError("no face", f"{path}: no face in {num_frames} frames.")
+            raise CannotScoreError("no face", f"{path}: no face in {num_frames} frames.")
         return found[0], size
 
     def _crops(self, path: Path, track: FaceTrack, size: tuple[int, int]) -> "_Crops":
@@ -310,7 +309,7 @@ class LeakageMeter:
             if box is None:
                 continue
             if image.shape[:2] != size:
-                raise _CannotMeasureError(
+                raise CannotScoreError(
                     "failed",
                     f"{path} has {image.shape[1]} × {image.shape[0]} pixels, the original {size[1]} × {size[0]}: "
                     "leakage is measured at the same place.",
@@ -397,7 +396,7 @@ def leakage_of_model(
             def made(
                 path: Path = path, outputs: tuple[Path, Path] = outputs, place: int = done
             ) -> LeakageRow:
-                count = min(len(_sound_of(path)), int(meter.seconds * SAMPLE_RATE_HZ))
+                count = min(len(sound_of(path)), int(meter.seconds * SAMPLE_RATE_HZ))
                 _require_length(path, count / SAMPLE_RATE_HZ)
                 foreign = _foreign_speech(paths, place, speech)
                 sounds = (np.resize(foreign, count).astype(np.float32), np.zeros(count, np.float32))
@@ -433,14 +432,6 @@ def require_own_names(paths: Sequence[Path]) -> None:
 _RULE = CropRule()
 
 
-class _CannotMeasureError(Exception):
-    """Why a video has no numbers."""
-
-    def __init__(self, kind: FailureKind, sentence: str) -> None:
-        super().__init__(sentence)
-        self.kind = kind
-
-
 @dataclass
 class _Crops:
     """One version's crops: for motion, and as the judge sees them, with the times of their frames."""
@@ -465,7 +456,7 @@ def _told(path: Path, work: Callable[[], LeakageRow]) -> LeakageRow:
     """The row that `work` gives, or a row with the reason why it could not."""
     try:
         return work()
-    except _CannotMeasureError as error:
+    except CannotScoreError as error:
         return LeakageRow(path, str(error), error.kind)
     except NoFaceError as error:
         return LeakageRow(path, str(error), "no face")
@@ -480,24 +471,10 @@ def _told(path: Path, work: Callable[[], LeakageRow]) -> LeakageRow:
 def _require_length(path: Path, seconds: float) -> None:
     least = float(LEAST_FRAMES / TRAINING_RATE_HZ)
     if seconds < least:
-        raise _CannotMeasureError(
+        raise CannotScoreError(
             "too short",
             f"{path}: one face with sound stays for {seconds:.2f} s in it and its outputs; {least} s are needed.",
         )
-
-
-def _sound_of(path: Path) -> FloatArray:
-    if not path.is_file():
-        raise _CannotMeasureError("missing", f"There is no file {path}.")
-    info = probe(path)
-    if info.video is None or info.is_image:
-        raise _CannotMeasureError("no picture", f"{path} is no video: it has no moving picture.")
-    if info.audio is None:
-        raise _CannotMeasureError("no sound", f"{path} has no sound: nothing can be left of its words.")
-    samples = read_samples(path, origin=first_frame_time(path))
-    if len(samples) == 0:
-        raise _CannotMeasureError("no sound", f"{path}: the sound ends before the picture begins.")
-    return samples
 
 
 def _foreign_speech(paths: Sequence[Path], place: int, speech: Path | None) -> FloatArray:
@@ -506,8 +483,8 @@ def _foreign_speech(paths: Sequence[Path], place: int, speech: Path | None) -> F
         return read_samples(speech)
     for other in (paths[(place + step) % len(paths)] for step in range(len(paths) - 1)):
         try:
-            return _sound_of(other)
-        except (_CannotMeasureError, LipsmithError):
+            return sound_of(other)
+        except (CannotScoreError, LipsmithError):
             continue  # it has a row of its own that says why
     with resources.as_file(resources.files("lipsmith.assets") / "speech.flac") as demo:
         return read_samples(demo)
