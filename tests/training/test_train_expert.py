@@ -120,6 +120,7 @@ def test_the_run_knows_t_v(drawn: Path, recipe: Path, tmp_path: Path, form: str,
     assert written["num_windows"] == 2 * (41 - frames)
 
 
+@pytest.mark.usefixtures("drawing")
 def test_validations_are_logged_and_drawn(drawn: Path, recipe: Path, tmp_path: Path) -> None:
     done = train(recipe, drawn, tmp_path / "run")
     (line,) = (json.loads(text) for text in (tmp_path / "run" / "log.jsonl").read_text().splitlines())
@@ -132,6 +133,10 @@ def test_validations_are_logged_and_drawn(drawn: Path, recipe: Path, tmp_path: P
     assert done.best["accuracy"] == pytest.approx(written["accuracy"]["value"])
     assert len(written["shifts"]) == 15 and len(written["sync"]["curve"]) == 31
     assert cv2.imread(str(tmp_path / "run" / "accuracy" / "step_0000002.png")).shape == (600, 880, 3)
+    curves = cv2.imread(str(tmp_path / "run" / "curves.png"))
+    names = [name for name in line if name not in ("step", "seconds", "skipped")]
+    assert curves.shape == (192 * math.ceil(len(names) / 3), 960, 3)
+    assert (curves == (180, 119, 31)).all(axis=-1).sum() > len(names)  # a dot in each plot
 
 
 def test_the_papers_loss_trains(drawn: Path, recipe: Path, tmp_path: Path) -> None:

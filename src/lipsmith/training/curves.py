@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 logger = logging.getLogger(__name__)
 
 _COLUMNS = 3
+_ROW_INCHES = 2.4
 _UNDRAWN = ("step", "seconds", "skipped")
 
 
@@ -23,9 +24,12 @@ def draw_curves(log: Path, picture: Path, title: str) -> None:
     """Draw every measure of a log over the steps, one small plot each, as a PNG."""
     lines = read_log(log)
     names = list(dict.fromkeys(name for line in lines for name in line if name not in _UNDRAWN))
-    rows = -(-len(names) // _COLUMNS)
-    figure = Figure(figsize=(4 * _COLUMNS, 2.4 * max(rows, 1)), layout="constrained")
-    figure.suptitle(title)
+    rows = max(-(-len(names) // _COLUMNS), 1)
+    height = _ROW_INCHES * rows
+    figure = Figure(figsize=(4 * _COLUMNS, height))
+    # Not by a layout engine, which draws everything twice: a picture is made at every validation.
+    figure.subplots_adjust(left=0.05, right=0.98, bottom=0.3 / height, top=1 - 0.6 / height, hspace=0.35)
+    figure.suptitle(title, y=1 - 0.1 / height)
     for number, name in enumerate(names):
         points = [(line["step"], line[name]) for line in lines if name in line]
         axes = figure.add_subplot(rows, _COLUMNS, number + 1)
