@@ -19,7 +19,7 @@ demo: $(VENV)/.lean  ## Set up the lean environment (no torch), lip-sync a portr
 	$(BIN)/lipsmith demo --force --output $(DEMO)
 
 test: $(VENV)/.dev  ## Set up what the tests need, and run them
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: format-check lint types imports test  ## Formatting, lint, types, import contracts, tests
 

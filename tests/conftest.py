@@ -16,6 +16,12 @@ def _shared(name: str) -> Path:
     return folder
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: no worker is to begin with one when the others are nearly done."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def shared_clips() -> Path:
     """Folder of real clips beside the checkout; skips where it is absent."""
