@@ -395,12 +395,13 @@ def test_ffmpeg_is_silent(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
     assert capfd.readouterr() == ("", "")
 
 
-def test_planes_that_nobody_touched_arrive_bit_by_bit(tmp_path: Path) -> None:
-    source = make_clip(tmp_path / "source.mp4", num_frames=20)
+@pytest.mark.parametrize(("width", "height"), [(96, 64), (90, 62)])
+def test_planes_that_nobody_touched_arrive_bit_by_bit(tmp_path: Path, width: int, height: int) -> None:
+    source = make_clip(tmp_path / "source.mp4", num_frames=20, width=width, height=height)
     lossless = EncoderOptions(quality=0)
     for name, copied in (("out.mp4", False), ("copied.mp4", True)):
         target = tmp_path / name
-        with VideoWriter(target, width=96, height=64, rate=PAL, options=lossless) as writer:
+        with VideoWriter(target, width=width, height=height, rate=PAL, options=lossless) as writer:
             for shown in read_pictures(source):
                 assert isinstance(shown.picture, PlanarPicture)
                 writer.write(shown.picture.copy() if copied else shown.picture, shown.time)

@@ -195,6 +195,11 @@ class VideoWriter:
             return None
         if isinstance(picture.source, av.VideoFrame):
             frame = picture.source
+        elif picture.height % 4:  # which PyAV takes for the next smaller multiple, and the colours move
+            frame = av.VideoFrame(picture.width, picture.height, "yuv420p")
+            for plane, values in zip(frame.planes, (picture.luma, picture.blue, picture.red), strict=True):
+                rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+                rows[: plane.height, : plane.width] = values
         else:
             frame = av.VideoFrame.from_numpy_buffer(picture.source, format="yuv420p")
         frame.pict_type = av.video.frame.PictureType.NONE  # the source's choice of key frames is not ours
