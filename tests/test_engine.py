@@ -18,7 +18,9 @@ SOURCES = Path(lipsmith.__file__).parent
 PROBE = """
 import sys
 from lipsmith.engine import import_openvino, without_telemetry
-import_openvino().convert_model
+ov = import_openvino()
+assert "openvino.tools.ovc" not in sys.modules  # slow to import, and seldom asked for
+ov.convert_model
 with without_telemetry():
     import nncf
 print(sorted(name for name in sys.modules if name.startswith("openvino_telemetry")))

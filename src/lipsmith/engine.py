@@ -16,6 +16,7 @@ from lipsmith.errors import RuntimeUnavailableError
 from lipsmith.machine import is_learning_on
 
 _IMPORT_LOCK = threading.RLock()
+_CONVERTER = "openvino.tools.ovc"
 
 
 @contextmanager
@@ -52,12 +53,30 @@ def import_openvino() -> ModuleType:
         with _IMPORT_LOCK:  # what another thread is importing is in `sys.modules` before it is whole
             if (imported := sys.modules.get("openvino")) is not None:
                 return imported
-            with without_telemetry():
-                return importlib.import_module("openvino")
+            return _import_without_converter()
     except ImportError as error:
         raise RuntimeUnavailableError(
             f"OpenVINO cannot be imported ({error}). Install it with: pip install openvino"
         ) from error
+
+
+def _import_without_converter() -> ModuleType:
+    """Import the package, but `convert_model` only when it is asked for: it takes as long as all the rest."""
+    sys.modules[_CONVERTER] = None  # type: ignore[assignment]
+    try:
+        with without_telemetry():
+            ov = importlib.import_module("openvino")
+    finally:
+        del sys.modules[_CONVERTER]
+
+    def imported_late(name: str) -> Any:
+        if name != "convert_model":
+            raise AttributeError(f"module 'openvino' has no attribute {name!r}")
+        with _IMPORT_LOCK, without_telemetry():
+            return importlib.import_module(_CONVERTER).convert_model
+
+    ov.__getattr__ = imported_late  # type: ignore[method-assign]
+    return ov
 
 
 def compile_on_cpu(

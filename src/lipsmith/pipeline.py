@@ -610,12 +610,11 @@ class LipSyncer:
             metadata = _container_metadata(self._record(job, 0, 0))  # tags tell no numbers
             finalize = _signer(job, lambda: self._record(job, *_counts(done())))
         heard = job.sound.heard(read_sample_blocks(job.audio))
-        frame_bytes = job.picture.width * job.picture.height * 3
         rendered = self._render(
             works,
             WindowStream(heard),
             self._lead(job.options),
-            job.options.batch_size or max(1, min(_LARGEST_BATCH, _BATCH_BYTES // frame_bytes)),
+            job.options.batch_size or max(1, min(_LARGEST_BATCH, _BATCH_BYTES // _frame_bytes(job.picture))),
             job.clock,
             _label(job.options.visible_mark, job.picture),
         )

@@ -4,6 +4,8 @@ Data goes to standard output, words to standard error; `--json` answers in JSON.
 `lipsmith.errors.ExitCode`. Starting up imports nothing heavy: a command imports what it needs when it runs.
 """
 
+import atexit
+import gc
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -12,4 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command in `arguments` (default: the process's own), then end with its exit code."""
     from lipsmith.cli.app import run
 
+    atexit.register(
+        gc.freeze
+    )  # Python would search all that is left for garbage, several times, before it ends
     run(arguments)

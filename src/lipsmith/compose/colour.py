@@ -29,10 +29,12 @@ def colour_gain(generated: NDArray[np.float32], shown: NDArray[np.float32]) -> N
     rows, size = shown.shape[:2]
     skin = skin_mask(size)[size - rows :]
     sample = _skin_sample(size) - (size - rows) * size
-    given, wanted = (np.median(image.reshape(-1, 3)[sample], axis=0) for image in (generated, shown))
+    given, wanted = (_medians(image.reshape(-1, 3)[sample]) for image in (generated, shown))
     common = _limited((wanted + _STEADY) / (given + _STEADY))
-    distance = largest_channel(generated * common - shown) / np.float32(_OUTLIER)
-    weights = (skin / (1 + np.square(np.square(distance))))[..., None]
+    # Rows of pixels, not pixels of three channels, are what NumPy multiplies quickly.
+    evened = (generated.reshape(rows, -1) * np.tile(common, size)).reshape(shown.shape)
+    distance = largest_channel(evened - shown) / np.float32(_OUTLIER)
+    weights = cv2.merge([skin / (1 + np.square(np.square(distance)))] * 3)
     # A Gaussian blur by way of a quarter of the size: the field has nothing finer.
     quarter = (size // 4, rows // 4)
     sigma = _REACH * size / 4
@@ -54,6 +56,13 @@ def colour_gain(generated: NDArray[np.float32], shown: NDArray[np.float32]) -> N
 def _skin_sample(size: int) -> NDArray[np.intp]:
     """Places of every fourth pixel of the skin in a face that is read row by row."""
     return np.flatnonzero(skin_mask(size) > 0.5)[::4]
+
+
+def _medians(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of each channel of (n, 3); `numpy.median` takes three times as long for so few."""
+    middle = len(pixels) // 2
+    places = [middle] if len(pixels) % 2 else [middle - 1, middle]
+    return np.partition(np.ascontiguousarray(pixels.T), places, axis=1)[:, places].mean(axis=1)
 
 
 def _limited(gain: NDArray) -> NDArray[np.float32]:

@@ -35,5 +35,5 @@ def _strength(detail: NDArray[np.float32]) -> float:
     """Standard deviation on the skin, in grey levels."""
     rows, size = detail.shape[:2]
     skin = skin_mask(size)[size - rows :]
-    energy = cv2.multiply(detail, detail).reshape(-1, 3).T @ skin.reshape(-1)
-    return float(np.sqrt(energy.sum() / (3 * skin.sum())))
+    energy = cv2.transform(cv2.multiply(detail, detail), np.ones((1, 3)))  # summed over the channels
+    return float(np.sqrt(np.vdot(energy, skin) / (3 * skin.sum())))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -178,12 +179,12 @@ class CutWatch:
     """Tells scene cuts from pans, frame by frame."""
 
     def __init__(self) -> None:
-        self._thumbnail: NDArray[np.float32] | None = None
+        self._thumbnail: Image | None = None
         self._usual_change = 0.0
 
     def is_cut(self, picture: Picture) -> bool:
         """Whether a new shot begins with this, the next frame."""
-        thumbnail = picture.sketch(*THUMBNAIL).astype(np.float32)
+        thumbnail = picture.sketch(*THUMBNAIL)
         before, self._thumbnail = self._thumbnail, thumbnail
         if before is None:
             return False
@@ -486,12 +487,17 @@ class FaceTracker:
         return np.concatenate([centers - halves, centers + halves], axis=1)
 
 
-def _change(before: NDArray[np.float32], after: NDArray[np.float32]) -> float:
+def _change(before: Image, after: Image) -> float:
     """Mean difference of two thumbnails in grey levels, at the shift where it is least: a pan is no cut."""
     reach_y, reach_x = THUMBNAIL_SHIFT
-    inner = before[reach_y:-reach_y, reach_x:-reach_x].transpose(2, 0, 1)
-    shifts = np.lib.stride_tricks.sliding_window_view(after, inner.shape[1:], axis=(0, 1))
-    return float(np.abs(shifts - inner).mean(axis=(2, 3, 4)).min())
+    inner = before[reach_y:-reach_y, reach_x:-reach_x]
+    rows, columns = inner.shape[:2]
+    changes = [
+        cv2.norm(after[down : down + rows, right : right + columns], inner, cv2.NORM_L1)
+        for down in range(2 * reach_y + 1)
+        for right in range(2 * reach_x + 1)
+    ]
+    return min(changes) / inner.size
 
 
 def _differ(before: _Look, after: _Look) -> bool:
