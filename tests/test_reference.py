@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from lipsmith.compose.detail import detail_of
 from lipsmith.compose.masks import lower_face_mask
 from lipsmith.reference import (
     SteadyReference,
@@ -98,6 +99,38 @@ def test_a_new_pose_gets_its_own_reference_and_an_old_one_comes_back() -> None:
     again[64:80, 36:60] = 255
     shown = [steady.show(again) for _ in range(6)]
     assert np.abs(shown[-1][66:78, 40:56].astype(int) - one[66:78, 40:56]).max() <= 2
+
+
+def test_what_is_kept_lends_its_detail() -> None:
+    scene, asked = _scene(), []
+    near, far = _view(scene), _view(scene, turn=4, shift=(3, 2))
+
+    def sharp() -> np.ndarray:
+        asked.append(len(asked))
+        return cv2.resize(near, (200, 200), interpolation=cv2.INTER_CUBIC)
+
+    kept = SteadyReference()
+    kept.show(near, sharp)
+    assert kept.lent is not None and kept.lent.values.shape == (200, 200, 3)
+    np.testing.assert_array_equal(kept.lent.values, detail_of(sharp()))
+    kept.show(far, sharp)
+    assert asked == [0, 1]  # once by the reference, once by this test
+    np.testing.assert_allclose(kept.lent.warp, place_reference(near, far).warp, atol=0.05)
+    assert kept.lent.strength == pytest.approx(1, abs=0.1)
+    kept.reset()
+    assert kept.lent is None
+    kept.show(near)
+    assert kept.lent is None
+
+
+def test_a_change_of_references_fades_their_detail_in() -> None:
+    kept, scenes = SteadyReference(), [_scene(seed) for seed in (0, 1)]
+    kept.show(_view(scenes[0]), lambda: _view(scenes[0]))
+    strengths = []
+    for _ in range(6):
+        kept.show(_view(scenes[1]), lambda: _view(scenes[1]))
+        strengths.append(kept.lent.strength)
+    np.testing.assert_allclose(strengths, [0.2, 0.4, 0.6, 0.8, 1, 1], atol=0.02)
 
 
 def test_after_a_reset_the_next_face_is_the_reference() -> None:

@@ -15,8 +15,9 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from fractions import Fraction
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 from lipsmith.audio.mel import mel_column_blocks, mel_spectrogram
 from lipsmith.audio.voice import activity_of_level, silence_pauses, speech_activity, voice_level
 from lipsmith.audio.windows import LiveWindowStream, WindowStream, look_ahead_seconds
+from lipsmith.compose.detail import LentDetail, detail_side
 from lipsmith.compose.paste import paste_into
 from lipsmith.conditioning import mask_lower_half
 from lipsmith.errors import InputError, NoFaceError, OutputError, UsageError
@@ -610,11 +612,12 @@ class LipSyncer:
             metadata = _container_metadata(self._record(job, 0, 0))  # tags tell no numbers
             finalize = _signer(job, lambda: self._record(job, *_counts(done())))
         heard = job.sound.heard(read_sample_blocks(job.audio))
+        frame_bytes = job.picture.width * job.picture.height * 3
         rendered = self._render(
             works,
             WindowStream(heard),
             self._lead(job.options),
-            job.options.batch_size or max(1, min(_LARGEST_BATCH, _BATCH_BYTES // _frame_bytes(job.picture))),
+            job.options.batch_size or max(1, min(_LARGEST_BATCH, _BATCH_BYTES // frame_bytes)),
             job.clock,
             _label(job.options.visible_mark, job.picture),
         )
@@ -713,7 +716,10 @@ class LipSyncer:
                             if work.shot != shot:
                                 kept.reset()
                             shot = work.shot
-                            work.reference = kept.show(work.shown)
+                            work.reference = kept.show(
+                                work.shown, partial(_sharp_face, work.picture, work.crop)
+                            )
+                            work.lent = kept.lent
                 yield batch
         finally:
             close_iterator(works)
@@ -739,9 +745,15 @@ class LipSyncer:
             if work.generated is not None and work.crop is not None and work.shown is not None:
                 # A new picture: the same frame may be shown again later.
                 work.picture = paste_into(
-                    work.picture, work.crop, work.generated, work.shown, work.reference, self.card.paints
+                    work.picture,
+                    work.crop,
+                    work.generated,
+                    work.shown,
+                    work.reference,
+                    self.card.paints,
+                    work.lent,
                 )
-                work.generated = work.shown = work.reference = None
+                work.generated = work.shown = work.reference = work.lent = None
             if mark is not None:
                 work.picture = ArrayPicture(mark(work.picture.bgr()))
         return work
@@ -786,6 +798,11 @@ class LipSyncer:
         return warnings
 
 
+def _sharp_face(picture: Picture, crop: Crop) -> Image:
+    """The face at the resolution at which it lends its detail."""
+    return face_in(picture, replace(crop, size=detail_side(crop.width, crop.height, crop.size)))
+
+
 def to_network(crops: Sequence[Image]) -> FloatArray:
     """Crops, each S × S × 3 uint8 BGR, as the networks see them: (n, 3, S, S) float32, 0 to 1."""
     return np.stack(crops).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
@@ -822,7 +839,8 @@ class _Work:
     crop: Crop | None = None
     shown: Image | None = None  # its face, and
     reference: Image | None = None  # what the generator sees beside it
-    generated: FloatArray | None = None  # and returns, S × S × 3 in grey levels
+    lent: LentDetail | None = None  # of the frame that this was made of
+    generated: FloatArray | None = None  # what it returns, S × S × 3 in grey levels
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ head stays near that pose. The one implementation for training, inference and ev
 S × S × 3 uint8 BGR.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lipsmith.compose.detail import LentDetail, detail_of
 from lipsmith.compose.masks import lower_face_mask
 from lipsmith.conditioning import ReferenceForm, lower_half_start
 from lipsmith.geometry import Image, resize
@@ -49,11 +50,13 @@ class PlacedReference:
         image: What the generator is shown.
         warp: The alignment.
         misfit: Mean difference of the upper halves in grey levels: how far the poses are apart.
+        contrast: What the reference's contrast was multiplied by.
     """
 
     image: Image
     warp: Warp
     misfit: float
+    contrast: float
 
 
 def place_reference(reference: Image, face: Image, start: Warp | None = None) -> PlacedReference:
@@ -93,7 +96,7 @@ def _placed(reference: _Measured, face: _Measured, start: Warp | None) -> Placed
         borderMode=cv2.BORDER_REPLICATE,
     )
     shown = face.image.astype(np.float32)
-    recoloured = _recoloured(np.asarray(moved, np.uint8), face)
+    recoloured, contrast = _recoloured(np.asarray(moved, np.uint8), face)
     upper = _upper_region(size)
     misfit = cv2.norm(recoloured[upper], shown[upper], cv2.NORM_L1) / shown[upper].size
     lower = slice(lower_half_start(size), size)  # above, the mask is 0
@@ -101,7 +104,7 @@ def _placed(reference: _Measured, face: _Measured, start: Warp | None) -> Placed
     image = face.image.copy()
     mixed = shown[lower] + mask * (recoloured[lower] - shown[lower])
     image[lower] = cv2.convertScaleAbs(mixed)  # rounds; what lies between two pictures is not negative
-    return PlacedReference(image, warp, misfit)
+    return PlacedReference(image, warp, misfit, contrast)
 
 
 def _alignment(other: NDArray[np.uint8], grey: NDArray[np.uint8], start: Warp | None) -> Warp:
@@ -168,8 +171,11 @@ def _upper_region(size: int) -> tuple[slice, slice]:
     return slice(edge, lower_half_start(size)), slice(edge, size - edge)
 
 
-def _recoloured(moved: Image, face: _Measured) -> NDArray[np.float32]:
-    """`moved` with the brightness, contrast and tint of `face`, by their upper halves: light changes, scenes fade."""
+def _recoloured(moved: Image, face: _Measured) -> tuple[NDArray[np.float32], float]:
+    """`moved` with the brightness, contrast and tint of `face`, by their upper halves: light changes, scenes fade.
+
+    And what the contrast was multiplied by.
+    """
     old, old_spread = _light(moved)
     contrast = min(max((face.spread + 1) / (old_spread + 1), _CONTRAST_RANGE[0]), _CONTRAST_RANGE[1])
     change = np.zeros((3, 4))
@@ -177,7 +183,7 @@ def _recoloured(moved: Image, face: _Measured) -> NDArray[np.float32]:
         change[channel, channel] = contrast
         change[channel, 3] = face.mean[channel] - contrast * old[channel]
     recoloured = cv2.transform(moved.astype(np.float32), change)
-    return np.asarray(np.clip(recoloured, 0, 255, out=recoloured), np.float32)
+    return np.asarray(np.clip(recoloured, 0, 255, out=recoloured), np.float32), contrast
 
 
 def _light(face: Image) -> tuple[Sequence[float], float]:
@@ -191,6 +197,7 @@ def _light(face: Image) -> tuple[Sequence[float], float]:
 class _Entry:
     face: _Measured
     pose: NDArray[np.float32]
+    detail: NDArray[np.uint8] | None
     warp: Warp | None = None
 
 
@@ -200,9 +207,14 @@ class SteadyReference:
     The first face is the first reference. It stays while the head is near its pose; when another kept reference
     is much nearer, that takes over within a few frames; in a pose never seen, the current face is kept too. What was
     kept in a fade gives way as soon as the picture has more contrast.
+
+    `lent` is the detail of the frame that the reference shown last was made of; None where `show` was given no sharp
+    faces.
     """
 
     def __init__(self) -> None:
+        self.lent: LentDetail | None = None
+        self._sharp: Callable[[], Image] | None = None
         self._entries: list[_Entry] = []
         self._current: _Entry | None = None
         self._previous: _Entry | None = None
@@ -211,11 +223,15 @@ class SteadyReference:
     def reset(self) -> None:
         """Forget everything: a new shot."""
         self._entries.clear()
-        self._current = self._previous = None
+        self._current = self._previous = self.lent = None
         self._fade = 0
 
-    def show(self, face: Image) -> Image:
-        """What the generator sees beside the next `face`; always a new array."""
+    def show(self, face: Image, sharp: Callable[[], Image] | None = None) -> Image:
+        """What the generator sees beside the next `face`; always a new array.
+
+        `sharp` gives the same face at a higher resolution; it is asked for only where the face is kept.
+        """
+        self._sharp = sharp
         measured = _Measured.of(face)
         if self._current is None:
             self._current = self._keep(measured)
@@ -225,10 +241,12 @@ class SteadyReference:
         placed = self._place(self._current, measured)
         if placed.misfit > _SAME_POSE:
             placed = self._look_for_another(measured, placed)
-        if not self._fade or self._previous is None:
+        share = self._fade / (_FADE_FRAMES + 1) if self._previous is not None else 0.0
+        detail = self._current.detail
+        self.lent = None if detail is None else LentDetail(detail, placed.warp, (1 - share) * placed.contrast)
+        if not share or self._previous is None:
             return placed.image
         before = self._place(self._previous, measured).image
-        share = self._fade / (_FADE_FRAMES + 1)
         self._fade -= 1
         return np.asarray(cv2.addWeighted(placed.image, 1 - share, before, share, 0), np.uint8)
 
@@ -257,7 +275,8 @@ class SteadyReference:
 
     def _keep(self, face: _Measured) -> _Entry:
         kept = replace(face, image=face.image.copy())
-        self._entries.append(_Entry(kept, _pose(kept.image)))
+        detail = None if self._sharp is None else detail_of(self._sharp())
+        self._entries.append(_Entry(kept, _pose(kept.image), detail))
         return self._entries[-1]
 
 
@@ -273,6 +292,8 @@ def _pose(face: Image) -> NDArray[np.float32]:
 class StillReference:
     """Shows the first face of each shot beside all of them."""
 
+    lent: LentDetail | None = None  # it paints another pose than the frame's
+
     def __init__(self) -> None:
         self._first: Image | None = None
 
@@ -280,7 +301,7 @@ class StillReference:
         """Forget everything: a new shot."""
         self._first = None
 
-    def show(self, face: Image) -> Image:
+    def show(self, face: Image, sharp: Callable[[], Image] | None = None) -> Image:
         """What the generator sees beside the next `face`."""
         if self._first is None:
             self._first = face.copy()

@@ -9,6 +9,8 @@ nothing at all.
 A reference that is not the frame itself lies on it only roughly: cheeks, jaw and background beside them are a
 little elsewhere. Away from mouth and chin only what the generator did to its reference is new.
 
+Detail that the generator cannot paint comes from the frame that lent the reference (`lipsmith.compose.detail`).
+
 Generators that make a still picture speak paint another pose than the frame's, and so all of the face: it is pasted as
 it is, with soft edges.
 """
@@ -18,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsmith.compose.colour import colour_gain
+from lipsmith.compose.detail import LentDetail, with_detail
 from lipsmith.compose.masks import (
     core_mask,
     largest_channel,
@@ -49,6 +52,7 @@ def paste_face(
     shown: Image | None = None,
     reference: Image | None = None,
     paints: PaintedRegion = "lower half",
+    lent: LentDetail | None = None,
     *,
     match: bool = True,
 ) -> Image:
@@ -56,13 +60,13 @@ def paste_face(
 
     `frame` is uint8 BGR and stays as it is. `generated` is S × S × 3 BGR in grey levels, uint8 or float in
     [0, 255]. `shown` is the frame's crop that the generator saw, S × S × 3 uint8 (`crop.extract(frame)` when not
-    given), `reference` what it saw beside it (`shown` when not given). Colours and sharpness are matched first,
-    unless `match` is false. Only pixels inside the crop's `lower_face_mask` change. A whole face is not matched, and
-    has the mask `whole_face_mask`.
+    given), `reference` what it saw beside it (`shown` when not given), `lent` the detail of the frame that the
+    reference was made of. Colours and sharpness are matched first, unless `match` is false. Only pixels inside the
+    crop's `lower_face_mask` change. A whole face is not matched, and has the mask `whole_face_mask`.
     """
     if shown is None:
         shown = crop.extract(frame)
-    change = face_change(generated, shown, crop.size, reference, paints, match=match)
+    change = face_change(generated, shown, crop.size, reference, paints, lent, match=match)
     result = frame.copy()
     if change is not None:
         target, new, share = _placed(result, crop, *change, paints)
@@ -77,15 +81,16 @@ def paste_into(
     shown: Image,
     reference: Image | None = None,
     paints: PaintedRegion = "lower half",
+    lent: LentDetail | None = None,
 ) -> Picture:
     """`paste_face` for a picture of any form: of planes, those pixels alone change, and as planes.
 
     A new picture, or `picture` itself where nothing changes. A colour sample changes with its four pixels.
     """
     if isinstance(picture, ArrayPicture):
-        return ArrayPicture(paste_face(picture.image, crop, generated, shown, reference, paints))
+        return ArrayPicture(paste_face(picture.image, crop, generated, shown, reference, paints, lent))
     assert isinstance(picture, PlanarPicture)
-    change = face_change(generated, shown, crop.size, reference, paints)
+    change = face_change(generated, shown, crop.size, reference, paints, lent)
     if change is None:
         return picture
     new, share = change
@@ -112,12 +117,14 @@ def face_change(
     size: int,
     reference: Image | None = None,
     paints: PaintedRegion = "lower half",
+    lent: LentDetail | None = None,
     *,
     match: bool = True,
 ) -> tuple[Field, Field] | None:
     """The generated face as it is pasted, and how much of each pixel it replaces; None where nothing changes.
 
-    Both at the size of the crop: S × S × 3 BGR, and (S, S) from 0 to 1.
+    The face at the size of the crop, S × S × 3 BGR, or with `lent` detail at that of the detail; the share (S, S), from
+    0 to 1.
     """
     if generated.shape != (size, size, 3):
         raise ValueError(f"a generated face of {generated.shape} does not fit a crop of {size} × {size} × 3")
@@ -137,6 +144,8 @@ def face_change(
         return None
     face = np.zeros((size, size, 3), np.float32)
     face[top:] = new
+    if lent is not None and reference is not None:
+        face = with_detail(face, reference, lent, top)
     return face, share
 
 

@@ -20,7 +20,7 @@ def articulate(model: Any, factor: float) -> None:
         WeightsError: sound and faces meet in more than one place of the network, so that there is no such code.
     """
     ov = import_openvino()
-    from openvino import opset13 as layers
+    layers = ov.opset13
 
     sound, met = model.inputs[0].get_node(), model.inputs[1].get_node()
     hear, see = {sound}, {met}
