@@ -58,7 +58,7 @@ def with_detail(
         face: What was generated, S × S × 3 BGR in grey levels.
         reference: What the generator saw beside the masked face, S × S × 3 uint8.
         lent: Of the frame that the reference was made of.
-        top: First row of interest; above it nothing is added.
+        top: First row of interest; what is above is left out, and 0 in the result.
     """
     size, side = face.shape[0], lent.values.shape[0]
     unit = size / 96
@@ -79,8 +79,10 @@ def with_detail(
         np.dstack((lending, share)).astype(np.float32), (side, rows), interpolation=cv2.INTER_LINEAR
     )
     detail = _picked(lent.values, fields, cv2.BORDER_CONSTANT)
-    result = np.asarray(cv2.resize(face, (side, side), interpolation=cv2.INTER_CUBIC), np.float32)
-    result[side - rows :] += (detail.astype(np.float32) - _NONE) * fields[..., 2:]
+    result = np.zeros((side, side, 3), np.float32)
+    result[side - rows :] = cv2.resize(new, (side, rows), interpolation=cv2.INTER_CUBIC)
+    detail = detail.astype(np.float32) - np.float32(_NONE)
+    cv2.accumulateProduct(detail, cv2.merge([fields[..., 2]] * 3), result[side - rows :])
     return result
 
 
@@ -92,8 +94,8 @@ def _picked(image: NDArray, places: NDArray, border: int) -> NDArray:
 
 def _flow(new: NDArray[np.float32], reference: Image) -> NDArray[np.float32]:
     """Where in the reference each pixel of `new` comes from, as steps to the right and down."""
-    finder = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-    finder.setFinestScale(1)
+    finder = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+    finder.setFinestScale(0)  # down to single pixels
     grey, other = (
         cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
         for image in (cv2.convertScaleAbs(np.maximum(new, 0)), reference)
