@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 
+from lipsmith.compose.detail import LentDetail, detail_of, detail_side
 from lipsmith.compose.masks import lower_face_mask, mouth_mask
 from lipsmith.compose.paste import paste_face, paste_into
 from lipsmith.geometry import Crop
@@ -212,3 +215,30 @@ def test_a_whole_face_is_pasted_as_it_is_with_soft_edges(name):
     made = paste_into(planar, crop, generated, shown, paints="face").bgr()
     expected = paste_face(planar.bgr(), crop, generated, shown, paints="face")
     assert np.abs(made.astype(int) - expected).mean() < 2
+
+
+@pytest.mark.parametrize("form", ["array", "planes"])
+def test_lent_detail_arrives_where_the_generator_changed_the_light_alone(form):
+    crop, picture = CROPS["enlarged"], _planar()
+    if form == "array":
+        picture = ArrayPicture(picture.bgr())
+    before, shown = picture.bgr(), face_in(picture, crop)
+    generated = shown + 6 * mouth_mask(SIZE)[..., None]
+    sharp = face_in(picture, replace(crop, size=detail_side(crop.width, crop.height, SIZE)))
+    lent = LentDetail(detail_of(sharp), np.eye(2, 3, dtype=np.float32))
+    # The reference is another array than the frame's own face, as it is where one is kept.
+    pasted = [
+        paste_into(picture, crop, generated, shown, shown.copy(), lent=detail).bgr()
+        for detail in (None, lent)
+    ]
+    mouth = np.s_[60 + 180 : 60 + 205, 120 + 90 : 120 + 130]
+
+    def texture(image):
+        return (image.astype(np.float32) - cv2.GaussianBlur(image.astype(np.float32), (0, 0), 1.5))[
+            mouth
+        ].ravel()
+
+    own, without, with_it = (texture(image) for image in (before, *pasted))
+    assert without.std() < 0.3 * own.std() and with_it.std() > 0.55 * own.std()  # resampling takes some of it
+    assert np.corrcoef(own, without)[0, 1] < 0.4 and np.corrcoef(own, with_it)[0, 1] > 0.8
+    assert pasted[1][mouth].mean() - before[mouth].mean() == pytest.approx(6, abs=1)
