@@ -236,6 +236,27 @@ def test_a_second_run_does_nothing(done: BenchmarkResult, run: Run, work: list[s
     assert all(path.read_bytes() == content for path, content in kept.items())
 
 
+@pytest.mark.slow
+def test_a_hundred_pairs_ten_of_them_broken(
+    weights: Path, judging: Judging, work: list[str], tmp_path: Path
+) -> None:
+    listed = make_set(tmp_path / "set", 90)
+    assert len(listed.pairs) == 100
+    systems = open_systems([str(weights)], [UNSYNCED, REAL])
+
+    def go() -> BenchmarkResult:
+        return run_benchmark(
+            listed, tmp_path / "set", systems, tmp_path / "out", judging=judging, making=MAKING, jobs=1
+        )
+
+    first = go()
+    check_broken_and_good(first, 90)
+    assert len(work) == 98
+    work.clear()
+    assert without_time(go()) == without_time(first)
+    assert work == []
+
+
 def test_a_run_that_was_stopped_goes_on(run: Run, work: list[str]) -> None:
     def stop(_what: str, done: int, _total: int) -> None:
         if done == 3:
