@@ -21,6 +21,7 @@ from lipsmith.conditioning import ReferenceForm, lower_half_start
 from lipsmith.geometry import Image, resize
 
 Warp = NDArray[np.float32]  # 2 × 3: pixels of the face → pixels of the reference
+SharpFace = Callable[[], Image]  # the same face crop at a higher resolution, made when it is asked for
 
 _ITERATIONS, _PRECISION = 20, 1e-3
 _AS_GOOD_AS_EQUAL = 0.5  # grey levels
@@ -214,7 +215,6 @@ class SteadyReference:
 
     def __init__(self) -> None:
         self.lent: LentDetail | None = None
-        self._sharp: Callable[[], Image] | None = None
         self._entries: list[_Entry] = []
         self._current: _Entry | None = None
         self._previous: _Entry | None = None
@@ -226,21 +226,20 @@ class SteadyReference:
         self._current = self._previous = self.lent = None
         self._fade = 0
 
-    def show(self, face: Image, sharp: Callable[[], Image] | None = None) -> Image:
+    def show(self, face: Image, sharp: SharpFace | None = None) -> Image:
         """What the generator sees beside the next `face`; always a new array.
 
-        `sharp` gives the same face at a higher resolution; it is asked for only where the face is kept.
+        `sharp` is asked only where the face is kept.
         """
-        self._sharp = sharp
         measured = _Measured.of(face)
         if self._current is None:
-            self._current = self._keep(measured)
+            self._current = self._keep(measured, sharp)
         if _is_faded(self._current, measured):
             self._entries = [entry for entry in self._entries if not _is_faded(entry, measured)]
-            self._change_to(self._keep(measured))
+            self._change_to(self._keep(measured, sharp))
         placed = self._place(self._current, measured)
         if placed.misfit > _SAME_POSE:
-            placed = self._look_for_another(measured, placed)
+            placed = self._look_for_another(measured, placed, sharp)
         share = self._fade / (_FADE_FRAMES + 1) if self._previous is not None else 0.0
         detail = self._current.detail
         self.lent = None if detail is None else LentDetail(detail, placed.warp, (1 - share) * placed.contrast)
@@ -250,7 +249,9 @@ class SteadyReference:
         self._fade -= 1
         return np.asarray(cv2.addWeighted(placed.image, 1 - share, before, share, 0), np.uint8)
 
-    def _look_for_another(self, face: _Measured, placed: PlacedReference) -> PlacedReference:
+    def _look_for_another(
+        self, face: _Measured, placed: PlacedReference, sharp: SharpFace | None
+    ) -> PlacedReference:
         """Change to the reference that fits better than the current one, if there is one."""
         pose = _pose(face.image)
         others = [entry for entry in self._entries if entry is not self._current]
@@ -260,7 +261,7 @@ class SteadyReference:
         if entry is None or best.misfit > _BETTER * placed.misfit:
             if min(best.misfit, placed.misfit) <= _NEW_POSE or len(self._entries) >= _MOST_KEPT:
                 return placed
-            entry = self._keep(face)
+            entry = self._keep(face, sharp)
             best = self._place(entry, face)
         self._change_to(entry)
         return best
@@ -273,9 +274,9 @@ class SteadyReference:
         entry.warp = placed.warp
         return placed
 
-    def _keep(self, face: _Measured) -> _Entry:
+    def _keep(self, face: _Measured, sharp: SharpFace | None) -> _Entry:
         kept = replace(face, image=face.image.copy())
-        detail = None if self._sharp is None else detail_of(self._sharp())
+        detail = None if sharp is None else detail_of(sharp())
         self._entries.append(_Entry(kept, _pose(kept.image), detail))
         return self._entries[-1]
 
@@ -301,7 +302,7 @@ class StillReference:
         """Forget everything: a new shot."""
         self._first = None
 
-    def show(self, face: Image, sharp: Callable[[], Image] | None = None) -> Image:
+    def show(self, face: Image, sharp: SharpFace | None = None) -> Image:
         """What the generator sees beside the next `face`."""
         if self._first is None:
             self._first = face.copy()

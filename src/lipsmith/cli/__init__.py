@@ -14,7 +14,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command in `arguments` (default: the process's own), then end with its exit code."""
     from lipsmith.cli.app import run
 
-    atexit.register(
-        gc.freeze
-    )  # Python would search all that is left for garbage, several times, before it ends
+    # Python would search all that is left for garbage, several times, before it ends.
+    atexit.register(gc.freeze)
     run(arguments)

@@ -18,9 +18,7 @@ _NONE = 128  # what stands for no detail
 _DETAIL_SHARE = 1 / 96  # sigma of what counts as detail, in shares of the side: one pixel of 96
 _MOST_ENLARGED = 4  # times the generator's side: beyond, it costs more than is seen
 _FLOW_SMOOTHING, _MISFIT_SMOOTHING = 1.5, 1.2  # sigmas in pixels of 96
-_MISFIT = (
-    10.0  # grey levels between the generated and the moved reference at which a third of the detail is left
-)
+_MISFIT = 10.0  # grey levels off the moved reference at which a third of the detail is left
 
 
 @dataclass(frozen=True, slots=True)
