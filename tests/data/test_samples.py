@@ -1,12 +1,14 @@
 """What a training step is shown, on clips whose pixels and sound say where they come from."""
 
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lipsmith.data.augment import FaceAugmentation, SoundAugmentation, centre_motion, move_crop, upper_shift
-from lipsmith.data.clips import Clip, ClipRecord, encode_crop, stored_size
+from lipsmith.data.clips import Clip, ClipRecord, encode_crop, save_clip, stored_size
+from lipsmith.data.reader import ClipSet
 from lipsmith.data.samples import ClipSampler, DataSelection, expert_batch, generator_batch, whole_clip
 from lipsmith.errors import DataError
 
@@ -169,6 +171,19 @@ def test_foreign_rows_show_the_target_itself_and_another_clip_speaks():
     spoken_by_b = [bool((windows[..., 4:] == 2.0).all()) for windows in batch.sync_windows]
     faces_of_a = [round(float(face.mean()) * 255) % 2 == 0 for face in batch.targets[:, 0]]
     assert spoken_by_b == faces_of_a  # each face hears the other's clip
+
+
+def test_a_clip_is_no_foreign_speech_to_itself_even_where_memory_holds_none(tmp_path: Path):
+    clips = [_clip("a"), _clip("b", level=1)]
+    for clip in clips:
+        save_clip(clip, tmp_path)
+    records = [clip.record for clip in clips]
+    kept, read_each_time = (
+        _generator_batch(ClipSet(tmp_path, records, memory_bytes=size), foreign=1.0) for size in (1 << 30, 0)
+    )
+    assert 0 < kept.foreign.sum() < 8
+    np.testing.assert_array_equal(read_each_time.foreign, kept.foreign)
+    np.testing.assert_array_equal(read_each_time.sync_windows, kept.sync_windows)
 
 
 def test_steady_references_are_one_other_frame_and_the_targets_surroundings():

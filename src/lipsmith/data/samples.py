@@ -360,7 +360,8 @@ def generator_batch(
         size = clip.record.face_size
         motion = draw_motion(own, stored_size(size), size, faces)
         first = int(own.integers(0, len(clip) - num_frames + 1))
-        foreign = bool(own.random() < foreign_share) and other is not clip
+        # By their ids: a clip that memory has no room for is another object each time that it is read.
+        foreign = bool(own.random() < foreign_share) and other.record.id != clip.record.id
         speaking = clip.speaking()
         pauses = _pause_starts(speaking, num_frames)
         if not foreign and len(pauses) and own.random() < silence_share:
