@@ -65,6 +65,18 @@ def test_positive_embeddings_have_a_cosine_that_can_be_a_probability() -> None:
         torch.testing.assert_close(embedding.norm(dim=-1), torch.ones(1, 5))
 
 
+@pytest.mark.parametrize("fusion", ["late", "early"])
+def test_lips_of_larger_faces_are_resampled(fusion: str) -> None:
+    expert = dense(fusion=fusion)
+    lips = torch.rand(1, 6, 3, 48, 96)
+    larger = lips.repeat_interleave(2, -2).repeat_interleave(2, -1)
+    assert expert.embed_lips(larger).shape == (1, 2, expert.embedding_size)
+    flat = torch.full((1, 6, 3, 48, 96), 0.25)
+    torch.testing.assert_close(
+        expert.embed_lips(torch.full((1, 6, 3, 128, 256), 0.25)), expert.embed_lips(flat)
+    )
+
+
 def test_an_unknown_fusion_is_refused() -> None:
     with pytest.raises(ValueError, match="'late' or 'early'"):
         DenseLipSyncExpert(fusion="middle")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipsmith.models.expert import sliding_windows
+from lipsmith.models.expert import at_lips_size, sliding_windows
 from lipsmith.timebase import EXPERT_FRAMES, NUM_MELS, WINDOW_COLUMNS
 
 
@@ -96,8 +96,12 @@ class DenseLipSyncExpert(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def embed_lips(self, frames: Tensor) -> Tensor:
-        """Lower halves (B, T, 3, 48, 96), BGR 0–1, T ≥ T_v → unit embeddings (B, T − T_v + 1, D), one a window."""
+        """Lower halves (B, T, 3, 48, 96), BGR 0–1, T ≥ T_v → unit embeddings (B, T − T_v + 1, D), one a window.
+
+        Those of another size are resampled to 48 × 96.
+        """
         batch, length = frames.shape[:2]
+        frames = at_lips_size(frames)
         margin = (frames.shape[-1] - self.columns) // 2
         x = frames[..., margin : margin + self.columns] * 2 - 1
         if self.fusion == "early":

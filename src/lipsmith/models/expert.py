@@ -57,6 +57,14 @@ def sliding_windows(frames: Tensor, length: int = EXPERT_FRAMES) -> Tensor:
     return windows.reshape(batch, -1, length * channels, height, width)
 
 
+def at_lips_size(frames: Tensor) -> Tensor:
+    """Lower halves (B, T, 3, h, w) of faces of any size, resampled to the (B, T, 3, 48, 96) that experts look at."""
+    if tuple(frames.shape[-2:]) == (LIPS_HEIGHT, LIPS_WIDTH):
+        return frames
+    resized = F.interpolate(frames.flatten(0, 1), (LIPS_HEIGHT, LIPS_WIDTH), mode="bilinear", antialias=True)
+    return resized.unflatten(0, frames.shape[:2])
+
+
 class LipSyncExpert(nn.Module):
     """The published expert: two encoders, one for 15 × 48 × 96 lips (3·T_v channels), one for a 80 × 16 mel window.
 
@@ -105,13 +113,8 @@ class LipSyncExpert(nn.Module):
 
     def embed_lips(self, frames: Tensor) -> Tensor:
         """See `SyncExpert.embed_lips`; lower halves of another size than 48 × 96 are resampled to it."""
-        batch, (height, width) = frames.shape[0], frames.shape[-2:]
-        if (height, width) != (LIPS_HEIGHT, LIPS_WIDTH):
-            resized = F.interpolate(
-                frames.flatten(0, 1), (LIPS_HEIGHT, LIPS_WIDTH), mode="bilinear", antialias=True
-            )
-            frames = resized.unflatten(0, (batch, -1))
-        windows = sliding_windows(frames, self.frames)
+        batch = frames.shape[0]
+        windows = sliding_windows(at_lips_size(frames), self.frames)
         return self._embed(self.face_encoder, windows.flatten(0, 1)).unflatten(0, (batch, -1))
 
     def embed_sound(self, windows: Tensor) -> Tensor:
