@@ -6,9 +6,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from lipsmith.training.losses import (
     adversarial_loss,
+    contrast_with_moments,
     contrastive_sync_loss,
     cosine_bce_loss,
     discriminator_fake_loss,
@@ -191,6 +193,13 @@ class TestContrastive:
     def test_different_shapes_are_refused(self) -> None:
         with pytest.raises(ValueError, match="one shape"):
             contrastive_sync_loss(torch.zeros(1, 8, 4), torch.zeros(1, 7, 4))
+
+
+def test_a_contrast_with_moments_is_computed_in_full_precision_under_autocast() -> None:
+    lip, sound = (F.normalize(torch.randn(2, count, 16), dim=-1) for count in (4, 9))
+    expected = contrast_with_moments(lip, sound, 0.07)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert contrast_with_moments(lip, sound, 0.07) == expected
 
 
 def test_hinge_loss_of_a_discriminator_by_hand() -> None:

@@ -85,7 +85,8 @@ def contrast_with_moments(lip: Tensor, sound: Tensor, temperature: float) -> Ten
         temperature: divides the cosines.
     """
     count = lip.shape[1]
-    similarity = torch.einsum("bid,bjd->bij", lip, sound) / temperature
+    with torch.autocast(device_type=lip.device.type, enabled=False):
+        similarity = torch.einsum("bid,bjd->bij", lip.float(), sound.float()) / temperature
     own = torch.arange(count, device=lip.device)
     near = (own[:, None] - torch.arange(sound.shape[1], device=lip.device)[None, :]).abs() == 1
     near[:, count:] = False
