@@ -388,6 +388,21 @@ def test_a_variable_rate_is_kept(studio):
     assert studio.written.times == [frame.time for frame in studio.frames if frame.time < end]
 
 
+@pytest.mark.parametrize("length", ["auto", "cut"])
+@pytest.mark.parametrize("keep_track", [False, True])
+def test_a_video_that_stands_still_where_the_sound_ends_goes_on(studio, length, keep_track):
+    studio.rate = Fraction(25)
+    times = [Fraction(index, 25) for index in [*range(10), *range(60, 70)]]
+    studio.frames = [TimedPicture(index, time, make_frame(index).picture) for index, time in enumerate(times)]
+    for seconds in (4, 1):  # at first the whole video is seen
+        studio.samples = np.random.default_rng(1).normal(0, 0.1, seconds * 16000).astype(np.float32)
+        report = studio.sync(length=length, keep_track=keep_track, overwrite=True)
+    assert (report.num_frames, report.duration_seconds) == (25, 1)
+    assert studio.written.times == [Fraction(index, 25) for index in range(25)]
+    for written in studio.written.frames[10:]:
+        np.testing.assert_array_equal(written, studio.written.frames[9])
+
+
 @pytest.mark.parametrize("length", ["loop", "bounce"])
 def test_the_number_of_frames_in_memory_does_not_grow_with_length(studio, monkeypatch, length):
     class Pixels(np.ndarray):

@@ -69,6 +69,24 @@ def test_a_sound_longer_by_a_rounding_error_adds_no_frame(policy):
     assert len(steps("0.5001", policy)) == 4
 
 
+STALLED = [F(0), F(1, 10), F(6, 10), F(7, 10)]  # the camera stood still for half a second
+
+
+def test_a_frame_that_stands_still_is_shown_anew():
+    made = list(picture_steps(STALLED, F(1, 10), F(1), "loop"))
+    assert [step.index for step in made] == [0, 1, 1, 1, 1, 1, 2, 3, 0, 1]
+    assert [step.time for step in made] == [F(n, 10) for n in range(10)]
+    backwards = list(picture_steps(STALLED, F(1, 10), F("1.6"), "bounce"))
+    assert [step.index for step in backwards[8:]] == [2, 2, 2, 2, 2, 1, 0, 1]
+
+
+@pytest.mark.parametrize("policy", ["loop", "bounce", "hold", "cut"])
+def test_a_source_that_stands_still_where_the_sound_ends_is_not_over(policy):
+    made = list(picture_steps(TIMES, F(1, 10), F("0.8"), policy, F("0.8")))
+    assert [step.index for step in made] == [0, 1, 2, 3, 3, 3, 3]
+    assert [step.time for step in made[3:]] == [F(n, 10) for n in (4, 5, 6, 7)]
+
+
 def test_even_the_shortest_sound_gets_a_frame():
     assert steps("0.01", "loop") == [Step(0, F(0))]
 

@@ -524,13 +524,14 @@ class LipSyncer:
             NoFaceError: no frame has the face.
         """
         times = track.times
+        until = track.until
         num_frames = max(1, bisect_left(times, job.sound.duration))
         if num_frames < len(times):
-            times = times[:num_frames]
+            times, until = times[:num_frames], job.sound.duration
         starts = [start for start in track.shot_starts if start < num_frames]
         found = track.boxes[:num_frames]
         return _surveyed(
-            job, self.crop_rule, times, found, starts, track.frame_bytes, track.has_others, track.until
+            job, self.crop_rule, times, found, starts, track.frame_bytes, track.has_others, until
         )
 
     def _in_one_pass(self, job: "_Job") -> "_Done":
@@ -1124,16 +1125,17 @@ def _keep_faces(job: _Job, known: _KnownFaces, survey: _Survey) -> None:
 
 def _plan(survey: _Survey, audio_seconds: Fraction, wanted_policy: str) -> _Plan:
     num_kept = max(1, _KEPT_BYTES // survey.frame_bytes)
-    last_seconds = 1 / survey.picture.rate
-    video_seconds = survey.times[-1] + last_seconds
+    frame_seconds = 1 / survey.picture.rate
+    # Of a video that was looked at no further than to the end of the sound, the last frame may be shown till there.
+    video_seconds = max(survey.times[-1] + frame_seconds, survey.until or Fraction(0))
     policy = choose_policy(wanted_policy, len(survey.times), num_kept, audio_seconds - video_seconds)
     duration = min(audio_seconds, video_seconds) if policy == "cut" else audio_seconds
 
     def steps() -> Iterator[Step]:
-        return picture_steps(survey.times, last_seconds, duration, policy)
+        return picture_steps(survey.times, frame_seconds, duration, policy, survey.until)
 
     num_frames = sum(1 for _ in steps())
-    has_variable_rate = any(step.time != place * last_seconds for place, step in enumerate(steps()))
+    has_variable_rate = any(step.time != place * frame_seconds for place, step in enumerate(steps()))
     return _Plan(
         steps, num_frames, policy, duration, num_kept if policy == "bounce" else 1, has_variable_rate
     )

@@ -101,45 +101,70 @@ IndexedFrame = TypeVar("IndexedFrame", bound=_Indexed)
 
 
 def picture_steps(
-    times: Sequence[Fraction], last_seconds: Fraction, duration: Fraction, policy: str
+    times: Sequence[Fraction],
+    frame_seconds: Fraction,
+    duration: Fraction,
+    policy: str,
+    until: Fraction | None = None,
 ) -> Iterator[Step]:
     """The steps of an output of `duration` seconds; their times start at 0 and strictly increase.
 
-    The last frame is shown for at least half of `last_seconds` before the end, so that a sound longer by a
-    rounding error adds no frame: the picture ends within half a frame of `duration`.
+    The last frame is shown for at least half of `frame_seconds` before the end, so that a sound longer by a
+    rounding error adds no frame: the picture ends within half a frame of `duration`. A frame that the source shows for
+    longer than a moment, as when a camera stalls, is shown anew each `frame_seconds`: its mouth goes on speaking.
 
-    `times` are the source's frame times from 0; `last_seconds` is how long its last frame is shown. `policy`
-    is one of `LENGTH_POLICIES` but `auto` (see `choose_policy`).
+    `times` are the source's frame times from 0; `frame_seconds` is how long a frame is usually shown, and `until` how
+    far the source goes if its last frame is shown for longer. `policy` is one of `LENGTH_POLICIES` but `auto` (see
+    `choose_policy`).
     """
-    end = duration - last_seconds / 2
-    for index, time in enumerate(times):
-        if time >= end and index > 0:
-            return
-        yield Step(index, time)
-    last = len(times) - 1
-    if policy == "cut" or last < 0:
+    if not times:
         return
-    time = times[last] + last_seconds
+    end = duration - frame_seconds / 2
+    stop = max(times[-1] + frame_seconds, until or Fraction(0))
+    for number, (index, start, over) in enumerate(_showings(times, frame_seconds, stop, policy)):
+        if start >= end and number > 0:
+            return
+        yield Step(index, start)
+        if over - start > _MOMENT_SECONDS:
+            time = start + frame_seconds
+            while time < min(over - frame_seconds / 2, end):
+                yield Step(index, time)
+                time += frame_seconds
+
+
+def _showings(
+    times: Sequence[Fraction], frame_seconds: Fraction, stop: Fraction, policy: str
+) -> Iterator[tuple[int, Fraction, Fraction]]:
+    """Frames of the source, each with the time at which it is first shown and that at which the next one is."""
+
+    def once(start: Fraction) -> Iterator[tuple[int, Fraction, Fraction]]:
+        shown = start
+        for index in range(len(times)):
+            over = start + (times[index + 1] if index + 1 < len(times) else stop)
+            yield index, shown, over
+            shown = over
+
+    yield from once(Fraction(0))
+    last, time = len(times) - 1, stop
+    if policy == "cut":
+        return
     if policy == "hold" or last == 0:
-        while time < end:
-            yield Step(last, time)
-            time += last_seconds
+        while True:
+            yield last, time, time + frame_seconds
+            time += frame_seconds
     elif policy == "loop":
-        start = time
-        while start < end:
-            for index, offset in enumerate(times):
-                if start + offset >= end:
-                    return
-                yield Step(index, start + offset)
-            start += times[last] + last_seconds
+        while True:
+            yield from once(time)
+            time += stop
     elif policy == "bounce":
         index, direction = last, -1
-        while time < end:
+        while True:
             index += direction
-            yield Step(index, time)
             if index in (0, last):
                 direction = -direction
-            time += abs(times[index + direction] - times[index])
+            over = time + abs(times[index + direction] - times[index])
+            yield index, time, over
+            time = over
     else:
         raise ValueError(f"no length policy {policy!r}")
 
