@@ -1,5 +1,6 @@
 """`probe` tells what `read_frames` and `read_samples` will give."""
 
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from lipsmith.media.images import read_image
 from lipsmith.media.probe import AudioStream, probe
 from lipsmith.media.read import read_frames
 
-from ..media_samples import make_clip, make_sound, numbered_image, truncate
+from ..media_samples import frame_number, make_clip, make_sound, numbered_image, truncate
 
 NTSC = Fraction(30_000, 1001)
 
@@ -39,6 +40,55 @@ def test_a_variable_rate(tmp_path: Path) -> None:
     assert video.variable_rate is True
 
 
+def test_what_a_browser_records_tells_no_rate_and_is_measured(tmp_path: Path) -> None:
+    steps = np.random.default_rng(1).choice([31, 32, 33, 34, 35], 59).tolist()
+    steps[10] = 900  # the page was slow to start
+    times = [Fraction(time, 1000) for time in np.cumsum([0, *steps]).tolist()]
+    clip = make_clip(tmp_path / "clip.webm", num_frames=60, times=times, codec="libvpx")
+    content = clip.read_bytes()
+    place = content.index(b"\x23\xe3\x83\x84")  # the default duration of frames, which is left out:
+    clip.write_bytes(content[:place] + b"\xec\x86" + bytes(6) + content[place + 8 :])
+    video = probe(clip).video
+    assert video is not None
+    assert video.rate == pytest.approx(30.3, abs=0.3)  # not the 1000 ticks of the clock
+    assert video.variable_rate is None
+    assert [frame.time for frame in read_frames(clip)] == times
+
+
+@pytest.mark.parametrize("rate", [Fraction(240), Fraction(1000)])
+def test_a_high_rate_that_is_true_is_believed(tmp_path: Path, rate: Fraction) -> None:
+    video = probe(make_clip(tmp_path / "clip.mp4", num_frames=30, rate=rate)).video
+    assert video is not None
+    assert video.rate == rate
+
+
+def test_a_single_frame_has_the_rate_of_a_still_image(tmp_path: Path) -> None:
+    video = probe(make_clip(tmp_path / "clip.mp4", num_frames=1, rate=Fraction(1, 5))).video
+    assert video is not None
+    assert video.rate == 25
+
+
+@pytest.mark.parametrize(("orientation", "rotation"), [(1, 0), (6, 90), (3, 180), (8, 270)])
+def test_exif_beside_the_frames_of_a_camera(tmp_path: Path, orientation: int, rotation: int) -> None:
+    path = tmp_path / "clip.avi"
+    tag = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<HHHIHHI", 1, 0x112, 3, 1, orientation, 0, 0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        size = (64, 96) if rotation in (90, 270) else (96, 64)
+        (stream.width, stream.height), stream.pix_fmt = size, "yuvj420p"
+        stream.codec_context.time_base = Fraction(1, 25)
+        for number in range(3):
+            image = np.rot90(numbered_image(number), rotation // 90)
+            jpeg = cv2.imencode(".jpg", image)[1].tobytes()
+            packet = av.Packet(jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(tag) + 2) + tag + jpeg[2:])
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, number, number, Fraction(1, 25)
+            container.mux(packet)
+    video = probe(path).video
+    assert video is not None
+    assert (video.width, video.height, video.rotation) == (96, 64, rotation)
+    assert [frame_number(frame.image) for frame in read_frames(path)] == [0, 1, 2]
+
+
 @pytest.mark.parametrize("rotation", [0, 90, 180, 270])
 def test_sizes_are_those_after_rotation(tmp_path: Path, rotation: int) -> None:
     video = probe(make_clip(tmp_path / "clip.mp4", num_frames=2, rotation=rotation)).video
@@ -56,7 +106,7 @@ def test_a_silent_video_and_a_sound_file(tmp_path: Path) -> None:
     assert sound.audio == AudioStream(48_000, 6, "flac", Fraction(3, 2))
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "tiff"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "tiff", "avif"])
 def test_a_still_image(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"100%03d.{suffix}"  # a name that means a sequence of images to FFmpeg
     cv2.imwrite(str(path), numbered_image(5, 90, 50))
@@ -73,6 +123,15 @@ def test_a_damaged_image(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> N
     with pytest.raises(InputError, match="cannot be decoded as an image"):
         probe(path)
     assert capfd.readouterr().out == ""
+
+
+def test_a_heic_photo_is_not_taken_for_one_of_its_tiles(tmp_path: Path) -> None:
+    path = tmp_path / "photo.heic"
+    path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+    with pytest.raises(
+        InputError, match="is a HEIC photo, which cannot be read here; save it as JPEG or PNG"
+    ):
+        probe(path)
 
 
 def test_cover_art_is_no_picture(tmp_path: Path) -> None:

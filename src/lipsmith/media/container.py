@@ -31,6 +31,8 @@ Frames = av.VideoFrame | av.AudioFrame
 # FFmpeg "decodes" a text file as terminal art, and a playlist would open other files: neither is a recording.
 _FORMATS_REFUSED = {"tty", "hls", "concat", "dash", "imf", "bin", "idf", "adf", "xbin"}
 _IMAGE_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")
+# Of AVIF and HEIF (ISO/IEC 23008-12), which begin like an mp4.
+_IMAGE_BRANDS = {b"avif", b"mif1", b"mif2", b"heic", b"heix", b"heim", b"heis", b"msf1", b"hevc", b"hevx"}
 _MEDIA_SIGNATURES = (b"\x1aE\xdf\xa3", b"RIFF", b"FLV", b"OggS", b"fLaC", b"ID3")
 _FULL_RANGE = 2
 _UNSPECIFIED_MATRIX, _BT709, _BT601 = 2, 1, 5  # FFmpeg's scaler numbers the matrices like H.273
@@ -68,10 +70,14 @@ def require_file(path: Clip) -> Path:
 
 
 def is_still_image(path: Path) -> bool:
-    """Whether the file's first bytes are those of a still image (JPEG, PNG, WebP, BMP, TIFF)."""
+    """Whether the file's first bytes are those of a still image (JPEG, PNG, WebP, BMP, TIFF, AVIF, HEIC)."""
     with path.open("rb") as file:
         head = file.read(16)
-    return head.startswith(_IMAGE_SIGNATURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+    return (
+        head.startswith(_IMAGE_SIGNATURES)
+        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+        or (head[4:8] == b"ftyp" and head[8:12] in _IMAGE_BRANDS)
+    )
 
 
 @contextmanager

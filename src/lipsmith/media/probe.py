@@ -1,11 +1,14 @@
 """What is in a media file: `probe`."""
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import cast
 
 import av
+import av.error
 import numpy as np
 from av.container import InputContainer
 from numpy.typing import NDArray
@@ -25,7 +28,11 @@ from lipsmith.media.container import (
 from lipsmith.media.images import read_image
 
 DEFAULT_RATE_HZ = Fraction(25)  # for a still image, and where a container tells none
+# None, 90, 180 and 270 degrees clockwise, as `display_turn` has it.
+_QUARTER_TURNS = ((False, False, False), (True, True, False), (False, True, True), (True, False, True))
 _UNSPECIFIED = 2  # of the three colour tables of H.273
+_MOST_TOLD_HZ, _MOST_HZ = 121, 1000  # believed as it is told, and at all
+_MEASURED_PACKETS = 300
 _RATE_TOLERANCE = Fraction(1, 200)  # a last frame shown a little shorter moves the average by less
 
 
@@ -117,7 +124,10 @@ def display_turn(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     The display matrix of ISO/IEC 14496-12 maps (x, y) to (a·x + c·y, b·x + d·y), 16.16 fixed point; phones
     store quarter turns and mirrored front cameras in it. Other angles are taken as the nearest of these eight.
     """
-    side_data = cast("memoryview | None", frame.side_data.get("DISPLAYMATRIX"))
+    try:
+        side_data = cast("memoryview | None", frame.side_data.get("DISPLAYMATRIX"))
+    except ValueError:  # something else beside the frame is of a kind that PyAV does not know, such as EXIF
+        return _QUARTER_TURNS[round(-frame.rotation / 90) % 4]
     if side_data is None:
         return False, False, False
     a, b, _, c, d = (int(value) for value in np.frombuffer(side_data, np.int32)[:5])
@@ -132,13 +142,41 @@ def apply_turn(image: NDArray[np.uint8], turn: tuple[bool, bool, bool]) -> NDArr
     return np.ascontiguousarray(turned[:: -1 if flip_y else 1, :: -1 if flip_x else 1])
 
 
-def stream_rate(stream: av.VideoStream) -> Fraction:
-    """Frames a second: the nominal rate where the average agrees with it, else the average."""
+def stream_rate(stream: av.VideoStream, path: Path) -> Fraction:
+    """Frames a second: the nominal rate where the average agrees with it, else the average.
+
+    Where a file tells none, or gives the ticks of its clock for one, as what browsers record does, its first seconds
+    are measured. A single frame is shown like a still image.
+    """
+    if stream.frames == 1:
+        return DEFAULT_RATE_HZ
     average, nominal = stream.average_rate, stream.guessed_rate
+    rate = average
     if average and nominal and abs(nominal - average) <= average * _RATE_TOLERANCE:
-        return Fraction(nominal)
-    rate = average or nominal
-    return Fraction(rate) if rate and 0 < rate <= 1000 else DEFAULT_RATE_HZ
+        rate = nominal
+    if rate and 0 < rate <= _MOST_TOLD_HZ:
+        return Fraction(rate)
+    measured = _measured_rate(path, stream.index)
+    return Fraction(rate) if rate and abs(rate - measured) <= measured * _RATE_TOLERANCE else measured
+
+
+def _measured_rate(path: Path, stream_index: int) -> Fraction:
+    """Frames a second by the stamps of the first packets, those left out that come after a pause."""
+    stamps: list[int] = []
+    with open_input(path) as container:
+        stream = container.streams[stream_index]
+        tick = Fraction(stream.time_base or 1)
+        with suppress(av.error.FFmpegError):  # whoever reads the pictures will say so
+            for packet in islice(container.demux(stream), _MEASURED_PACKETS):
+                if packet.pts is not None:
+                    stamps.append(packet.pts)
+    steps = np.diff(np.unique(stamps))
+    if not len(steps):
+        return DEFAULT_RATE_HZ
+    median = np.median(steps)
+    steps = steps[(steps > median / 2) & (steps < median * 2)]
+    rate = len(steps) / (int(steps.sum()) * tick)
+    return rate if rate <= _MOST_HZ else DEFAULT_RATE_HZ
 
 
 def frame_colour(frame: av.VideoFrame) -> Colour:
@@ -170,7 +208,7 @@ def _describe_picture(container: InputContainer, stream: av.VideoStream, path: P
     return VideoStream(
         width=width,
         height=height,
-        rate=stream_rate(stream),
+        rate=stream_rate(stream, path),
         time_base=time_base,
         num_frames=num_frames(stream),
         duration=stream.duration * time_base if stream.duration else None,

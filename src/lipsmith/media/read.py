@@ -85,7 +85,7 @@ def _read(path: Clip, *, planes: bool) -> Iterator[TimedPicture]:
         stream = require_video_stream(container, path)
         require_whole(container, stream, path)
         stream.thread_type = "AUTO"
-        timeline = _Timeline(stream_rate(stream))
+        timeline = _Timeline(stream_rate(stream, path))
         size: tuple[int, int] | None = None
         turn = (False, False, False)
         index = -1
