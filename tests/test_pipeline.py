@@ -403,6 +403,20 @@ def test_a_video_that_stands_still_where_the_sound_ends_goes_on(studio, length, 
         np.testing.assert_array_equal(written, studio.written.frames[9])
 
 
+def test_a_slide_show_is_shown_at_a_rate_at_which_a_mouth_can_speak(studio):
+    studio.rate = Fraction(1)
+    studio.frames = [TimedPicture(index, Fraction(index), make_frame(index).picture) for index in range(2)]
+    studio.samples = np.random.default_rng(1).normal(0, 0.1, 48000).astype(np.float32)
+    report = studio.sync(length="loop")
+    assert (report.num_frames, report.rate, studio.written.settings["rate"]) == (75, 25, 25)
+    assert studio.written.times == [Fraction(index, 25) for index in range(75)]
+    for second, shown in enumerate((0, 1, 0)):
+        np.testing.assert_array_equal(
+            studio.written.frames[25 * second + 24], studio.frames[shown].picture.bgr()
+        )
+    assert not np.array_equal(studio.runtime.heard[0], studio.runtime.heard[10])
+
+
 @pytest.mark.parametrize("length", ["loop", "bounce"])
 def test_the_number_of_frames_in_memory_does_not_grow_with_length(studio, monkeypatch, length):
     class Pixels(np.ndarray):

@@ -38,7 +38,7 @@ from lipsmith.faces.detect import FaceDetector, SlowStarter, resolve_detector
 from lipsmith.faces.live import LiveFaceTracker
 from lipsmith.faces.track import FaceTracker, primary_box_rows, primary_boxes
 from lipsmith.geometry import Box, Crop, Image
-from lipsmith.media.probe import MediaInfo, VideoStream, probe
+from lipsmith.media.probe import DEFAULT_RATE_HZ, MediaInfo, VideoStream, probe
 from lipsmith.media.read import TimedPicture, read_pictures, read_sample_blocks
 from lipsmith.media.write import EncoderOptions, VideoWriter, require_output
 from lipsmith.picture import ArrayPicture, Picture, face_in
@@ -74,6 +74,8 @@ _BATCH_BYTES = 24 * 2**20
 _LARGEST_BATCH = 8
 # A face this many times as large as the generator's is visibly softer round the mouth.
 _LARGE_FACE = 3.0
+# Videos of fewer frames a second are shown at a usual rate.
+_LEAST_RATE_HZ = 5
 _PROGRESS_SECONDS = 0.1
 _HEARD_AHEAD = 1024  # blocks of sound; half a minute
 
@@ -472,7 +474,7 @@ class LipSyncer:
             num_frames=plan.num_frames,
             num_synced=num_synced,
             without_face=without_face,
-            rate=survey.picture.rate,
+            rate=_shown_rate(survey.picture),
             duration_seconds=float(plan.duration),
             audio_seconds=float(sound.duration),
             length=plan.policy,
@@ -631,7 +633,7 @@ class LipSyncer:
                 job.output,
                 width=job.picture.width,
                 height=job.picture.height,
-                rate=job.picture.rate,
+                rate=_shown_rate(job.picture),
                 audio=job.audio,
                 duration=duration,
                 options=job.options.encoder,
@@ -1125,14 +1127,14 @@ def _keep_faces(job: _Job, known: _KnownFaces, survey: _Survey) -> None:
 
 def _plan(survey: _Survey, audio_seconds: Fraction, wanted_policy: str) -> _Plan:
     num_kept = max(1, _KEPT_BYTES // survey.frame_bytes)
-    frame_seconds = 1 / survey.picture.rate
+    frame_seconds = 1 / _shown_rate(survey.picture)
     # Of a video that was looked at no further than to the end of the sound, the last frame may be shown till there.
-    video_seconds = max(survey.times[-1] + frame_seconds, survey.until or Fraction(0))
+    video_seconds = max(survey.times[-1] + 1 / survey.picture.rate, survey.until or Fraction(0))
     policy = choose_policy(wanted_policy, len(survey.times), num_kept, audio_seconds - video_seconds)
     duration = min(audio_seconds, video_seconds) if policy == "cut" else audio_seconds
 
     def steps() -> Iterator[Step]:
-        return picture_steps(survey.times, frame_seconds, duration, policy, survey.until)
+        return picture_steps(survey.times, frame_seconds, duration, policy, video_seconds)
 
     num_frames = sum(1 for _ in steps())
     has_variable_rate = any(step.time != place * frame_seconds for place, step in enumerate(steps()))
@@ -1228,9 +1230,15 @@ def _suits_one_pass(job: _Job) -> bool:
         not job.info.is_image
         and job.options.length != "cut"
         and not job.options.face
+        and picture.rate == _shown_rate(picture)
         and picture.variable_rate is False  # else only a pass tells the encoder what rate to promise
         and min(job.sound.duration, picture.duration or job.sound.duration) <= _ONE_PASS_SECONDS
     )
+
+
+def _shown_rate(picture: VideoStream) -> Fraction:
+    """Frames a second of the output: no mouth can speak in a slide show, whose pictures are shown again and again."""
+    return picture.rate if picture.rate >= _LEAST_RATE_HZ else DEFAULT_RATE_HZ
 
 
 def _frame_bytes(picture: VideoStream) -> int:
