@@ -93,3 +93,61 @@ def test_two_sources_of_the_same_name_are_not_mixed_up(tmp_path: Path) -> None:
     _touch(tmp_path, "a/one.mp4", "b/one.mp4")
     with pytest.raises(DataError, match=r"would both be called one\.mp4"):
         find_sources([tmp_path / "a", tmp_path / "b"])
+
+
+def test_a_manifest_says_what_it_says_and_folders_the_rest(tmp_path: Path) -> None:
+    _touch(tmp_path, "in/ada/one.mp4", "in/ada/two.25fps.mp4")
+    manifest = tmp_path / "list.csv"
+    manifest.write_bytes(
+        "file,speaker,licence\nada/one.mov,,CC0-1.0\nada/two.25fps.mp4,Lovelace,\n".encode("utf-8-sig")
+    )
+    one, two = (source.facts for source in find_sources([tmp_path / "in"], read_manifest(manifest)))
+    assert (one["speaker"], one["licence"]) == ("ada", "CC0-1.0")
+    assert two["speaker"] == "Lovelace"  # what follows a dot is no suffix of a video
+
+
+def test_an_end_that_several_lines_have_names_nobody(tmp_path: Path) -> None:
+    manifest = tmp_path / "list.csv"
+    manifest.write_text("file,speaker\na/x/one.mp4,Ada\nb/x/one.mp4,Grace\nb/two.mp4,Grace\n")
+    found = read_manifest(manifest)
+    assert found.row("x/one.mp4") is None and found.row("one") is None
+    assert found.row("two.mkv") == found.row("b/two") and found.row("b/two") is not None
+
+
+def test_a_manifest_or_lists_that_name_none_of_the_footage_are_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _touch(tmp_path, "in/v1/00001/0.jpg", "in/v1/00002/0.jpg")
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "train.txt").write_text("main/v1/00001\n")
+    with pytest.raises(
+        DataError, match=r"None of the 2 .* the lists of clips: .*'main/v1/00001' there.*'v1/00001'"
+    ):
+        find_sources([tmp_path / "in"], file_lists=read_file_lists(lists))
+    (lists / "train.txt").write_text("v1/00001\n")
+    find_sources([tmp_path / "in"], file_lists=read_file_lists(lists))
+    assert "1 of 2 videos or folders are not named in the lists of clips (the first: v1/00002)" in caplog.text
+    manifest = tmp_path / "list.csv"
+    manifest.write_text("file,speaker\nmain/v1/00001,Ada\n")
+    with pytest.raises(DataError, match="is named in the manifest"):
+        find_sources([tmp_path / "in" / "v1" / "00002"], read_manifest(manifest))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"file,speaker\n,Ada\n", "Line 2 of .* names no file"),
+        (b"speaker,file\nAda\n", "Line 2 of .* names no file"),
+        (b"file,speaker\na.mp4,Ren\xe9\n", "no table in UTF-8"),
+        (None, "cannot be read: No such file"),
+    ],
+)
+def test_a_manifest_that_is_none_is_an_error_in_a_sentence(
+    tmp_path: Path, content: bytes | None, words: str
+) -> None:
+    manifest = tmp_path / "list.csv"
+    if content is not None:
+        manifest.write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        read_manifest(manifest)

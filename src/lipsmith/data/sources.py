@@ -1,13 +1,17 @@
 """What there is to prepare, and what is known about it: who speaks, under which licence, for which split."""
 
 import csv
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from lipsmith.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 SOUND_NAME = "audio.wav"  # beside the pictures of a folder
 VIDEO_SUFFIXES = frozenset(
@@ -43,20 +47,46 @@ class Source:
         name: The same relative to its input folder: what the index calls it.
         kind: Which of both.
         facts: Speaker, licence, use, collection, origin and split as far as they are known.
+        stated: Those of `facts` that the manifest or the lists say, and folders do not merely suggest.
     """
 
     path: Path
     name: str
     kind: Literal["video", "pictures"]
     facts: dict[str, str]
+    stated: dict[str, str] = field(default_factory=dict)
 
 
 Facts = Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class Manifest:
+    """A table of footage: `rows` by name without suffix, read from `path`."""
+
+    path: Path
+    rows: Mapping[str, Facts]
+
+    def row(self, name: str) -> Facts | None:
+        """What is said of a file of this relative name: by all of it, or by its end where just one row has it."""
+        stem = _stem(name)
+        return self.rows.get(stem) or self._by_end.get(stem)
+
+    @cached_property
+    def _by_end(self) -> dict[str, Facts | None]:
+        """Every end of every name, from a `/` on; None where several names have it."""
+        found: dict[str, Facts | None] = {}
+        for name, facts in self.rows.items():
+            parts = name.split("/")
+            for start in range(1, len(parts)):
+                end = "/".join(parts[start:])
+                found[end] = None if end in found else facts
+        return found
+
+
 def find_sources(
     inputs: Iterable[Path],
-    manifest: Mapping[str, Facts] | None = None,
+    manifest: Manifest | None = None,
     file_lists: Mapping[str, str] | None = None,
     facts: Facts | None = None,
 ) -> list[Source]:
@@ -70,23 +100,68 @@ def find_sources(
         facts: Licence, use, collection and origin where nothing else says them.
 
     Raises:
-        DataError: An input that does not exist, or two sources of the same name.
+        DataError: An input that does not exist, two sources of the same name, or a manifest or lists that name none of
+            the sources.
     """
     found: dict[str, Source] = {}
+    unlisted: list[str] = []
+    without_split: list[str] = []
     for path, name in _walk(inputs):
         if name in found:
             raise DataError(
                 f"{path} and {found[name].path} would both be called {name}: give the folder above them instead."
             )
-        stem = name if path.is_dir() else _stem(name)
-        known = {
-            **_facts_about(path, stem, manifest or {}),
-            **_split_of(path, stem, file_lists or {}, bool(manifest)),
-        }
+        stem = _stem(name)
+        row = manifest.row(name) if manifest else None
+        split = _split_in_lists(stem, file_lists or {})
+        unlisted += [name] if manifest and row is None else []
+        without_split += [name] if file_lists and not split else []
+        stated = _known({**(row or {}), **_known({"split": split})})
+        guessed = _facts_from_path(path, stem)
+        if not file_lists and not manifest:
+            guessed["split"] = _split_of_first_folder(path, stem)
         kind: Literal["video", "pictures"] = "pictures" if path.is_dir() else "video"
-        merged = {**(facts or {}), **{field: value for field, value in known.items() if value}}
-        found[name] = Source(path, name, kind, merged)
+        found[name] = Source(path, name, kind, {**(facts or {}), **_known(guessed), **stated}, stated)
+    if manifest:
+        _require_some(
+            len(found),
+            unlisted,
+            f"the manifest {manifest.path}",
+            next(iter(manifest.rows)),
+            "their folders name their speakers",
+        )
+    if file_lists:
+        _require_some(
+            len(found),
+            without_split,
+            "the lists of clips",
+            next(iter(file_lists)),
+            "they count as training footage",
+        )
     return list(found.values())
+
+
+def _known(facts: Facts) -> dict[str, str]:
+    return {name: value for name, value in facts.items() if value}
+
+
+def _require_some(num_found: int, unnamed: list[str], listing: str, example: str, consequence: str) -> None:
+    """Refuse a manifest or lists that name nothing of what was found; warn of what they do not name."""
+    if unnamed and len(unnamed) == num_found:
+        raise DataError(
+            f"None of the {num_found} videos or folders is named in {listing}: names are like {example!r} there, and "
+            f"like {unnamed[0]!r} in the footage. Give as footage the folder that the names are relative to, or one "
+            "below it."
+        )
+    if unnamed:
+        logger.warning(
+            "%d of %d videos or folders are not named in %s (the first: %s): %s.",
+            len(unnamed),
+            num_found,
+            listing,
+            unnamed[0],
+            consequence,
+        )
 
 
 def _walk(inputs: Iterable[Path]) -> Iterator[tuple[Path, str]]:
@@ -109,19 +184,29 @@ def _walk(inputs: Iterable[Path]) -> Iterator[tuple[Path, str]]:
             raise DataError(f"{given} is neither a file nor a folder.")
 
 
-def read_manifest(path: Path) -> dict[str, dict[str, str]]:
-    """Facts about footage from a table (TSV or CSV) with a column `file`: name without suffix → column → value.
+def read_manifest(path: Path) -> Manifest:
+    """Facts about footage from a table (TSV or CSV) with a column `file`.
 
     Known columns: speaker, licence, use, collection, origin, split (train, validation, test), and the names other
-    lists give them (`speaker_id`, `class`, `content_licence_guess` …). Files are matched without their suffix, since
-    footage gets remuxed.
+    lists give them (`speaker_id`, `class`, `content_licence_guess` …). Files are matched without the suffix of a video,
+    since footage gets remuxed.
+
+    Raises:
+        DataError: It cannot be read, or is no such table.
     """
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t" if path.suffix.lower() != ".csv" else ","))
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file, delimiter="\t" if path.suffix.lower() != ".csv" else ","))
+    except OSError as error:
+        raise DataError(f"The manifest {path} cannot be read: {error.strerror or error}.") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"The manifest {path} is no table in UTF-8 ({error}): save it as one.") from error
     if not rows or "file" not in rows[0]:
         raise DataError(f"{path} is not a manifest: it needs a header line with a column named `file`.")
     facts = {}
     for number, row in enumerate(rows, 2):
+        if not (row["file"] or "").strip():
+            raise DataError(f"Line {number} of {path} names no file.")
         known = {
             ours: next((row[name] for name in names if row.get(name)), "")
             for ours, names in _MANIFEST_COLUMNS.items()
@@ -132,8 +217,8 @@ def read_manifest(path: Path) -> dict[str, dict[str, str]]:
                     f"Line {number} of {path} has the split {known['split']!r}: train, validation and test are known."
                 )
             known["split"] = _SPLITS[known["split"]]
-        facts[_stem(row["file"])] = known
-    return facts
+        facts[_stem(row["file"].strip())] = known
+    return Manifest(path, facts)
 
 
 def read_file_lists(folder: Path) -> dict[str, str]:
@@ -153,21 +238,9 @@ def read_file_lists(folder: Path) -> dict[str, str]:
 
 
 def _stem(name: str) -> str:
-    return Path(name).with_suffix("").as_posix()
-
-
-def _facts_about(path: Path, stem: str, manifest: Mapping[str, Facts]) -> Facts:
-    """What the manifest says of a source, or else its path."""
-    return manifest_row(stem, manifest) or _facts_from_path(path, stem)
-
-
-def manifest_row(name: str, manifest: Mapping[str, Facts]) -> Facts | None:
-    """What a manifest says of a file of this relative name: by all of it, or by its end where just one row has it."""
-    stem = _stem(name)
-    if stem in manifest:
-        return manifest[stem]
-    ending = [facts for listed, facts in manifest.items() if listed.endswith(f"/{stem}")]
-    return ending[0] if len(ending) == 1 else None
+    """`name` without the suffix of a video; whatever else follows a dot is part of it."""
+    path = Path(name)
+    return (path.with_suffix("") if path.suffix.lower() in VIDEO_SUFFIXES else path).as_posix()
 
 
 def _facts_from_path(path: Path, stem: str) -> dict[str, str]:
@@ -177,19 +250,14 @@ def _facts_from_path(path: Path, stem: str) -> dict[str, str]:
     return {"speaker": parent.name or Path(stem).name, "collection": parent.as_posix().strip(".")}
 
 
-def _split_of(path: Path, stem: str, file_lists: Mapping[str, str], has_manifest: bool) -> dict[str, str]:
-    """The split that lists give a source (by the end of its name), or the first folder of an imported layout."""
-    parts = Path(stem).parts
-    for start in range(len(parts)):
-        split = file_lists.get("/".join(parts[start:]))
-        if split:
-            return {"split": split}
-    if (
-        path.is_dir()
-        and not file_lists
-        and not has_manifest
-        and len(parts) > 1
-        and parts[0].lower() in _SPLITS
-    ):
-        return {"split": _SPLITS[parts[0].lower()]}
-    return {}
+def _split_in_lists(stem: str, file_lists: Mapping[str, str]) -> str:
+    """The split that lists give a source, by the end of its name; empty where they give none."""
+    parts = stem.split("/")
+    ends = ("/".join(parts[start:]) for start in range(len(parts)))
+    return next((file_lists[end] for end in ends if end in file_lists), "")
+
+
+def _split_of_first_folder(path: Path, stem: str) -> str:
+    """The split that the first folder of an imported layout names; empty where it names none."""
+    first, *rest = Path(stem).parts
+    return _SPLITS.get(first.lower(), "") if rest and path.is_dir() else ""

@@ -26,7 +26,7 @@ import torch
 
 import lipsmith
 from lipsmith.data.journal import alone_in
-from lipsmith.data.sources import VIDEO_SUFFIXES, manifest_row, read_manifest
+from lipsmith.data.sources import VIDEO_SUFFIXES, read_manifest
 from lipsmith.data.storage import room_for
 from lipsmith.errors import (
     DataError,
@@ -555,7 +555,7 @@ def _speakers(listed: PairList, manifest: Path | str | None) -> dict[str, str]:
     if manifest is None:
         return {}
     known = read_manifest(Path(manifest))
-    facts = {pair.video: manifest_row(pair.video, known) for pair in listed.pairs}
+    facts = {pair.video: known.row(pair.video) for pair in listed.pairs}
     return {video: row["speaker"] for video, row in facts.items() if row and row.get("speaker")}
 
 
