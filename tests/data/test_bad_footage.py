@@ -264,6 +264,18 @@ def test_lines_that_were_cut_off_are_written_anew(
     _assert_whole(tmp_path, uninterrupted)
 
 
+@pytest.mark.parametrize("name", ["index.jsonl", "sources.jsonl"])
+def test_lines_that_were_damaged_are_written_anew(
+    lrs2: Path, tmp_path: Path, uninterrupted: dict[str, str], name: str
+) -> None:
+    prepare([lrs2], tmp_path, workers=1)
+    content = (tmp_path / name).read_bytes()
+    end = content.index(b"\n")
+    (tmp_path / name).write_bytes(bytes(end) + content[end:])  # as a machine that lost its power leaves it
+    prepare([lrs2], tmp_path, workers=1)
+    _assert_whole(tmp_path, uninterrupted)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_disk_that_fills_up(
     lrs2: Path, tmp_path: Path, uninterrupted: dict[str, str], workers: int
@@ -329,6 +341,23 @@ def test_one_run_at_a_time_writes_into_a_folder(lrs2: Path, tmp_path: Path) -> N
     with alone_in(tmp_path), pytest.raises(OutputError, match="Another `lipsmith prepare`"):
         prepare([lrs2], tmp_path, workers=1)
     prepare([lrs2], tmp_path, workers=1)
+
+
+def test_a_manifest_that_comes_later_counts_for_what_was_done_before(lrs2: Path, tmp_path: Path) -> None:
+    prepare([lrs2], tmp_path, workers=1)
+    before = {record.source: record for record in read_index(tmp_path)}
+    first, second, *_ = sorted(before)
+    manifest = tmp_path / "list.csv"
+    manifest.write_text(f"file,speaker,use,split\n{first},Ada,open,test\n{second},Grace,faces-only,\n")
+    report = prepare([lrs2], tmp_path, manifest=manifest, workers=1)
+    after = {record.source: record for record in read_index(tmp_path)}
+    assert after[first] == replace(before[first], speaker="Ada", use="open", split="test")
+    assert second not in after and report.dropped == {"not for sync": 1}
+    assert len(after) == NUM_CLIPS - 1
+    assert prepare([lrs2], tmp_path, workers=1).num_speakers == report.num_speakers  # said once is enough
+    manifest.write_text(f"file,speaker,use\n{second},Grace,open\n")
+    assert prepare([lrs2], tmp_path, manifest=manifest, workers=1).dropped == {}
+    assert {record.source: record.speaker for record in read_index(tmp_path)}[second] == "Grace"
 
 
 def test_clips_of_other_rules_are_not_mixed(lrs2: Path, tmp_path: Path) -> None:

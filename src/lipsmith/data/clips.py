@@ -12,6 +12,7 @@ import json
 import math
 import struct
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from fractions import Fraction
@@ -329,13 +330,13 @@ def index_digest(folder: Location) -> str:
     return hashlib.sha256(open_storage(folder).read(INDEX_NAME)).hexdigest()
 
 
+def dropped_rows(folder: Path) -> list[dict[str, str]]:
+    """A prepared folder's list of what was left out: source, reason, detail."""
+    path = folder / DROPPED_NAME
+    lines = path.read_text().split("\n") if path.is_file() else []
+    return [json.loads(line) for line in lines if line.strip()]
+
+
 def dropped_counts(folder: Path) -> dict[str, int]:
     """How often each reason stands in a prepared folder's list of what was left out."""
-    path = folder / DROPPED_NAME
-    counts: dict[str, int] = {}
-    for line in path.read_text().split("\n") if path.is_file() else ():
-        if not line.strip():
-            continue
-        reason: dict[str, Any] = json.loads(line)
-        counts[reason["reason"]] = counts.get(reason["reason"], 0) + 1
-    return counts
+    return dict(Counter(row["reason"] for row in dropped_rows(folder)))

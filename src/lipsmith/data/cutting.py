@@ -41,6 +41,7 @@ from lipsmith.timebase import SAMPLE_RATE_HZ, TRAINING_RATE_HZ, frame_time
 
 logger = logging.getLogger(__name__)
 
+NOT_FOR_SYNC = "not for sync"
 NEVER_FOR_SYNC = ("faces-only", "test-only")  # values of `use` whose sound does not belong to the lips
 
 
@@ -102,7 +103,7 @@ def cut_source(source: Source, output: Path, options: PrepareOptions) -> Outcome
     """
     drops = _Drops(source.name)
     if source.facts.get("use") in NEVER_FOR_SYNC:
-        drops.add("not for sync", f"the manifest says {source.facts['use']}")
+        drops.add(NOT_FOR_SYNC, f"the manifest says {source.facts['use']}")
         return Outcome(source.name, [], drops.rows)
     records = []
     cut = _cut_video if source.kind == "video" else _cut_pictures

@@ -6,6 +6,7 @@ was left out. Whatever was cut off in between — by a kill, by a full disk — 
 
 import contextlib
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Set
@@ -16,6 +17,8 @@ from lipsmith.data.cutting import Outcome, PrepareOptions
 from lipsmith.data.shards import SHARDS_FOLDER
 from lipsmith.data.storage import room_for, write_whole
 from lipsmith.errors import DataError, OutputError
+
+logger = logging.getLogger(__name__)
 
 SOURCES_NAME = "sources.jsonl"
 OPTIONS_NAME = "prepare.json"
@@ -46,18 +49,31 @@ def alone_in(folder: Path, command: str = "prepare") -> Iterator[None]:
 
 
 def recover(folder: Path) -> set[str]:
-    """Remove what a run that was cut off left half-done; the names of the sources that are done."""
+    """Remove what a run that was cut off left half-done; the names of the sources that are done.
+
+    Lines that a broken disk has damaged are removed, and what they may have been about is done anew.
+    """
     for part in (CLIPS_FOLDER, SHARDS_FOLDER):
         for partial in (folder / part).glob(".*.partial"):
             partial.unlink(missing_ok=True)
-    lines = {name: _whole_lines(folder / name) for name in (INDEX_NAME, DROPPED_NAME, SOURCES_NAME)}
-    sources = {name: [json.loads(line)["source"] for line in found] for name, found in lines.items()}
+    found = {name: _whole_lines(folder / name) for name in (INDEX_NAME, DROPPED_NAME, SOURCES_NAME)}
+    lines = {name: [line for line in whole if _source_of(line)] for name, whole in found.items()}
+    damaged = {name for name, whole in found.items() if len(lines[name]) < len(whole)}
+    for name in sorted(damaged):
+        number = len(found[name]) - len(lines[name])
+        logger.warning("%d damaged lines of %s were removed.", number, folder / name)
+        _write_lines(folder / name, lines[name])
+    sources = {name: [_source_of(line) for line in whole] for name, whole in lines.items()}
     counts = Counter(sources[INDEX_NAME])
     if (folder / SOURCES_NAME).exists():
         claimed = {row["source"]: row["clips"] for row in map(json.loads, lines[SOURCES_NAME])}
         # Where somebody removed the index, what stood in it is done anew.
         kept_index = (folder / INDEX_NAME).exists()
         done = {source for source, clips in claimed.items() if kept_index or not clips}
+        if INDEX_NAME in damaged:
+            done = {source for source in done if counts[source] >= claimed[source]}
+        if DROPPED_NAME in damaged:
+            done = {source for source in done if claimed[source] or source in sources[DROPPED_NAME]}
     else:
         # Prepared before there was a journal.
         done = counts.keys() | set(sources[DROPPED_NAME])
@@ -73,7 +89,7 @@ def recover(folder: Path) -> set[str]:
 def forget(folder: Path, sources: Set[str]) -> set[str]:
     """Let `sources` be done anew; the names of those that are still done."""
     lines = _whole_lines(folder / SOURCES_NAME)
-    _write_lines(folder / SOURCES_NAME, [line for line in lines if json.loads(line)["source"] not in sources])
+    _write_lines(folder / SOURCES_NAME, [line for line in lines if _source_of(line) not in sources])
     return recover(folder)
 
 
@@ -109,6 +125,14 @@ def _rules_of(folder: Path) -> dict:
         return {"face_size": read_index(folder)[0].face_size}
     except DataError:
         return {}
+
+
+def _source_of(line: str) -> str:
+    """The source that a line is about; empty where the line is damaged."""
+    try:
+        return str(json.loads(line)["source"])
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def _done_line(source: str, clips: int) -> str:

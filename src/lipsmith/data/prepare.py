@@ -13,8 +13,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lipsmith.data.clips import DROPPED_NAME, INDEX_NAME, ClipRecord, dropped_counts, read_index
-from lipsmith.data.cutting import Outcome, PrepareOptions, cut_source
+from lipsmith.data.clips import (
+    DROPPED_NAME,
+    INDEX_NAME,
+    ClipRecord,
+    dropped_counts,
+    dropped_rows,
+    read_index,
+    write_index,
+)
+from lipsmith.data.cutting import NEVER_FOR_SYNC, NOT_FOR_SYNC, Outcome, PrepareOptions, cut_source
 from lipsmith.data.journal import alone_in, forget, note, recover, require_same_rules
 from lipsmith.data.shards import SHARD_BYTES, loose_bytes, lost_clips, pack_clips
 from lipsmith.data.sources import (
@@ -73,7 +81,8 @@ def prepare(
     Args:
         inputs: Videos, or folders of videos, or of clips whose face crops are numbered pictures beside an `audio.wav`
             (the layout of the published preprocessing). None to pack an older prepared folder into shards.
-        output: Folder to write; sources that it already knows are not done again.
+        output: Folder to write; sources that it already knows are not done again, but what `manifest` and `file_lists`
+            say of them is brought up to date.
         manifest: Table of speakers and licences, see `read_manifest`. Without one the speaker is the name of the folder
             that a video lies in, or the video's own name when it lies in none.
         file_lists: Folder of lists that say what is for training, validation and test; see `read_file_lists`.
@@ -109,7 +118,7 @@ def prepare(
         done = recover(output)
         if found:
             require_same_rules(output, options)
-            done = _done_with_clips(output, done, found)
+            done = _done_as_stated(output, _done_with_clips(output, done, found), found)
         sources = [source for source in found if source.name not in done]
         finished = len(found) - len(sources)
         if on_progress:
@@ -150,6 +159,33 @@ def _done_with_clips(output: Path, done: set[str], found: list[Source]) -> set[s
         len(again),
     )
     return forget(output, again)
+
+
+def _done_as_stated(output: Path, done: set[str], found: list[Source]) -> set[str]:
+    """`done`, with the index brought up to what a manifest or lists say now of what was done earlier.
+
+    What is said not to be for sync, or to be after all, is done anew.
+    """
+    stated: dict[str, dict[str, Any]] = {
+        source.name: dict(source.stated) for source in found if source.name in done and source.stated
+    }
+    if not stated:
+        return done
+    try:
+        records = read_index(output)
+    except DataError:  # an empty index, or none
+        records = []
+    told = [replace(record, **stated.get(record.source, {})) for record in records]
+    again = {record.source for record in told if record.use in NEVER_FOR_SYNC and record.source in stated}
+    for row in dropped_rows(output):
+        use = stated.get(row["source"], {}).get("use")
+        if row["reason"] == NOT_FOR_SYNC and use and use not in NEVER_FOR_SYNC:
+            again.add(row["source"])
+    if told != records:
+        changed = len({after.source for after, before in zip(told, records, strict=True) if after != before})
+        logger.warning("What the index says of %d videos or folders was brought up to date.", changed)
+        write_index(output, told)
+    return forget(output, again) if again else done
 
 
 def _cut(
