@@ -190,3 +190,11 @@ class TestSummary:
         assert interval.value == pytest.approx(values.mean())
         # Standard error 0.05: the 95 % interval is about ± 0.098.
         assert interval.high - interval.low == pytest.approx(4 * 0.05 * values.std(), rel=0.15)
+
+    def test_resamples_do_not_depend_on_how_many_are_drawn_at_once(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        values, labels = np.arange(50.0), [str(i) for i in range(50)]
+        together = bootstrap_ratio(values, np.ones(50), labels, num_resamples=301)
+        monkeypatch.setattr("lipsmith.evaluation.sync_score._DRAWN_AT_ONCE", 350)
+        assert bootstrap_ratio(values, np.ones(50), labels, num_resamples=301) == together

@@ -33,6 +33,7 @@ from lipsmith.timebase import EXPERT_FRAMES
 
 MAX_OFFSET_FRAMES = 15
 LEAST_DISTANCE_FRAMES = EXPERT_FRAMES
+_DRAWN_AT_ONCE = 1 << 20  # groups of a bootstrap
 LEAST_PAIRS = 8  # an offset at which fewer windows meet is a guess: it is left out of the curve
 
 
@@ -316,8 +317,14 @@ def bootstrap_ratio(
     num_groups = int(group.max()) + 1
     tops = np.bincount(group, weights=numerator, minlength=num_groups)
     bottoms = np.bincount(group, weights=denominator, minlength=num_groups)
-    drawn = np.random.default_rng(seed).integers(num_groups, size=(num_resamples, num_groups))
-    ratios = tops[drawn].sum(axis=1) / bottoms[drawn].sum(axis=1)
+    random = np.random.default_rng(seed)
+    ratios = np.empty(num_resamples)
+    # A few resamples at a time: of all at once the indices alone are half a gigabyte for the pairs of LRW.
+    step = max(1, _DRAWN_AT_ONCE // num_groups)
+    for start in range(0, num_resamples, step):
+        some = ratios[start : start + step]
+        drawn = random.integers(num_groups, size=(len(some), num_groups))
+        some[:] = tops[drawn].sum(axis=1) / bottoms[drawn].sum(axis=1)
     low, high = np.percentile(ratios, [2.5, 97.5])
     return Interval(float(tops.sum() / bottoms.sum()), float(low), float(high))
 
