@@ -135,6 +135,27 @@ def test_held_out_clips_are_all_readable_and_training_ones_are_skipped_when_draw
     assert training.skips.reasons == {}
 
 
+def test_processes_that_train_together_share_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = _write(tmp_path, 8)
+    size = sum(jpeg.nbytes for jpeg in [CROP] * 10) + 80 * 60 * 4  # of a clip in memory
+    pages = {"SC_AVPHYS_PAGES": 4 * 8 * size, "SC_PAGE_SIZE": 1}
+    monkeypatch.setattr("os.sysconf", pages.__getitem__)
+
+    def num_kept() -> int:
+        """How many of eight clips are read once only, however often they are asked for."""
+        clips = ClipSet(tmp_path, records)
+        for number in range(8):
+            clips.get(number)
+        return len(clips._kept)
+
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert num_kept() == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert num_kept() == 2
+
+
 def test_a_split_without_clips_says_where_all_went(tmp_path: Path) -> None:
     records = _write(tmp_path, 5)
     records = [replace(record, use="open") for record in records]

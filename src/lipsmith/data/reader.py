@@ -79,7 +79,8 @@ class ClipSet(Sequence[Clip]):
     Args:
         location: The prepared folder or address.
         records: Its clips, in the order that numbers refer to.
-        memory_bytes: How much of the clips is kept in memory; a quarter of what is free, at most 8 GiB, when None.
+        memory_bytes: How much of the clips is kept in memory; when None a quarter of what is free, divided among the
+            processes that train together on this machine, and at most 8 GiB.
     """
 
     def __init__(
@@ -197,4 +198,10 @@ def _free_share() -> int:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
         return 1 << 30
-    return min(_MOST_MEMORY, free // _MEMORY_SHARE)
+    return min(_MOST_MEMORY, free // _MEMORY_SHARE // _num_processes_here())
+
+
+def _num_processes_here() -> int:
+    """How many processes torchrun or accelerate has started on this machine."""
+    told = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, int(told)) if told.isdecimal() else 1
