@@ -109,6 +109,16 @@ def test_long_stretches_become_equal_clips_and_blurred_ones_are_left_out(tmp_pat
         prepare([tmp_path / "in"], tmp_path / "b", options=replace(options, min_sharpness=sharp), workers=1)
 
 
+def test_clips_of_a_large_corpus_have_names_of_their_own() -> None:
+    from lipsmith.data.cutting import _record
+    from lipsmith.data.sources import Source
+
+    names = ("v2916/00001.mp4", "v44286/00001.mp4")  # alike in the first eight digits of their hashes
+    sources = [Source(Path(name), name, "video", {}) for name in names]
+    ids = {_record(source, 0, 25, 25.0, 90.0, 1.0, PrepareOptions()).id for source in sources}
+    assert len(ids) == 2
+
+
 def test_several_processes_write_the_same_clips(lrs2: Path, tmp_path: Path) -> None:
     prepare([lrs2], tmp_path / "one", workers=1)
     prepare([lrs2], tmp_path / "two", workers=2)

@@ -287,7 +287,8 @@ def _record(
     sharpness: float,
     options: PrepareOptions,
 ) -> ClipRecord:
-    digest = hashlib.sha256(f"{source.name}#{position}".encode()).hexdigest()[:8]
+    # Corpora call a hundred thousand videos 00001.mp4: of eight digits some would be the same.
+    digest = hashlib.sha256(f"{source.name}#{position}".encode()).hexdigest()[:16]
     name = Path(source.name)
     stem = name.stem if source.kind == "video" else f"{name.parent.name}-{name.name}".strip("-")
     facts = source.facts
