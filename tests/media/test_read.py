@@ -442,6 +442,17 @@ def test_a_matroska_file_whose_data_end_early(tmp_path: Path) -> None:
         list(read_frames(clip))
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+def test_a_clock_that_begins_late_is_no_missing_end(tmp_path: Path, suffix: str) -> None:
+    start = Fraction(20)  # as where a part was cut out of a longer recording
+    times = [start + Fraction(number, 25) for number in range(50)]
+    clip = make_clip(tmp_path / f"clip.{suffix}", times=times, sound_seconds=2.0, sound_start=start)
+    numbers, found = numbers_and_times(clip)
+    assert numbers == list(range(50))
+    assert found == [time - start for time in times]
+    assert len(read_samples(clip)) == pytest.approx(32_000, abs=400)
+
+
 def test_subtitles_may_outlast_the_picture(tmp_path: Path) -> None:
     path = tmp_path / "subtitled.mkv"
     with av.open(str(path), "w") as container:

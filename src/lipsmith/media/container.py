@@ -262,7 +262,9 @@ def stamp(frame: Frames) -> Fraction | None:
 def _require_declared_end(container: InputContainer, end: Fraction, path: Path) -> None:
     if not any(name in container.format.name for name in ("matroska", "mp4")) or not container.duration:
         return  # others estimate their duration from the size of the file
-    declared = Fraction(container.duration + (container.start_time or 0), av.time_base)
+    # A Matroska file counts its duration from 0, or at times from its first stamp, as others do.
+    start = 0 if "matroska" in container.format.name else container.start_time or 0
+    declared = Fraction(container.duration + start, av.time_base)
     if end < declared - max(_LEAST_MISSING_SECONDS, declared / 50):
         raise InputError(_cut_short(path, end))
 
