@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lipsmith.errors import InputError
+from lipsmith.media.container import planar_picture, to_bgr
 from lipsmith.media.probe import probe
 from lipsmith.media.read import (
     _Timeline,
@@ -175,6 +176,28 @@ def test_colours_follow_the_tags(tmp_path: Path, matrix, full_range, size, expec
         container.mux(stream.encode(None))
     image = next(read_frames(path)).image
     assert np.abs(image.reshape(-1, 3).astype(int) - expected_bgr).max() <= 1
+
+
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv422p10le"])
+@pytest.mark.parametrize(("tag", "meant"), [(3, 5), (19, 5), (12, 5), (10, 9)])
+def test_matrix_tags_without_a_meaning_are_taken_for_none(pixel_format: str, tag: int, meant: int) -> None:
+    frames = []
+    for matrix in (tag, meant):
+        image = av.VideoFrame.from_ndarray(np.full((64, 96, 3), (40, 90, 200), np.uint8), format="bgr24")
+        frames.append(image.reformat(format=pixel_format, dst_colorspace=meant))
+        frames[-1].colorspace = matrix
+    np.testing.assert_array_equal(to_bgr(frames[0]), to_bgr(frames[1]))
+    planar = planar_picture(frames[0])
+    assert (planar is not None) == (pixel_format == "yuv420p")
+    assert planar is None or planar.matrix == meant
+
+
+def test_a_matrix_that_cannot_be_undone_is_named() -> None:
+    frame = av.VideoFrame(96, 64, "yuv420p")
+    frame.colorspace = 14
+    for read in (to_bgr, planar_picture):
+        with pytest.raises(InputError, match="stored as ICtCp, which cannot be read here"):
+            read(frame)
 
 
 def test_a_still_image_is_one_frame(tmp_path: Path) -> None:

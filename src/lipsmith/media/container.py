@@ -35,7 +35,18 @@ _IMAGE_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"M
 _IMAGE_BRANDS = {b"avif", b"mif1", b"mif2", b"heic", b"heix", b"heim", b"heis", b"msf1", b"hevc", b"hevx"}
 _MEDIA_SIGNATURES = (b"\x1aE\xdf\xa3", b"RIFF", b"FLV", b"OggS", b"fLaC", b"ID3")
 _FULL_RANGE = 2
-_UNSPECIFIED_MATRIX, _BT709, _BT601 = 2, 1, 5  # FFmpeg's scaler numbers the matrices like H.273
+# FFmpeg's scaler numbers the matrices like H.273.
+_RGB, _BT709, _BT601, _BT2020, _BT2020_CONSTANT = 0, 1, 5, 9, 10
+# These it cannot undo.
+_OTHER_MATRICES = {
+    8: "YCgCo",
+    11: "Y'D'zD'x",
+    13: "constant luminance",
+    14: "ICtCp",
+    15: "IPT",
+    16: "YCgCo-R",
+    17: "YCgCo-R",
+}
 
 # FFmpeg's quick default truncates: every round trip would darken the picture by two levels. Bilinear chroma
 # up and its mean down are each other's inverse to a tenth of a level, at half the time of bicubic.
@@ -165,22 +176,25 @@ def to_bgr(frame: av.VideoFrame, size: tuple[int, int] | None = None) -> NDArray
     """A decoded frame as uint8 BGR, scaled to `size` (width, height) if that differs; the caller's own array.
 
     The matrix and range are those that the frame names; untagged HD is BT.709, untagged smaller video BT.601.
+
+    Raises:
+        InputError: a matrix that cannot be undone.
     """
-    matrix = None
-    if int(frame.colorspace) == _UNSPECIFIED_MATRIX:
-        matrix = usual_matrix(frame.width, frame.height)
+    matrix = _matrix(frame)
     width, height = size or (frame.width, frame.height)
     image = frame.to_ndarray(
-        format="bgr24", width=width, height=height, src_colorspace=matrix, interpolation=TO_BGR
+        format="bgr24",
+        width=width,
+        height=height,
+        src_colorspace=None if matrix == int(frame.colorspace) else matrix,
+        interpolation=TO_BGR,
     )
     return np.require(image, np.uint8, ["C", "W"])
 
 
 def planar_picture(frame: av.VideoFrame) -> PlanarPicture | None:
     """A decoded frame as it is, if it is of the form that `PlanarPicture` describes."""
-    matrix = int(frame.colorspace)
-    if matrix == _UNSPECIFIED_MATRIX:
-        matrix = usual_matrix(frame.width, frame.height)
+    matrix = _matrix(frame)
     if (
         frame.format.name != "yuv420p"
         or matrix not in LUMA_WEIGHTS
@@ -194,6 +208,21 @@ def planar_picture(frame: av.VideoFrame) -> PlanarPicture | None:
         for plane in frame.planes
     )
     return PlanarPicture(luma, blue, red, matrix, frame)
+
+
+def _matrix(frame: av.VideoFrame) -> int:
+    """Which matrix a frame means, as FFmpeg's scaler numbers it; tags that mean nothing are taken for none."""
+    matrix = int(frame.colorspace)
+    if matrix == _RGB or matrix in LUMA_WEIGHTS:
+        return matrix
+    if matrix == _BT2020_CONSTANT:
+        return _BT2020  # close to it
+    if matrix in _OTHER_MATRICES:
+        raise InputError(
+            f"The colours of the video are stored as {_OTHER_MATRICES[matrix]}, which cannot be read here; convert it "
+            "to BT.709."
+        )
+    return usual_matrix(frame.width, frame.height)
 
 
 def usual_matrix(width: int, height: int) -> int:
