@@ -114,6 +114,23 @@ def test_a_signal_leaves_nothing_half_written(
     assert [path.name for path in tmp_path.iterdir()] == ["long.wav"]
 
 
+def test_an_interrupt_while_the_command_line_is_imported_shows_no_traceback() -> None:
+    program = """
+import sys
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "typer":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupting())
+from lipsmith.cli import main
+main(["--version"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_what_nohup_ignores_stays_ignored(run: Command, media: Path) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     seen = []

@@ -6,14 +6,20 @@ Data goes to standard output, words to standard error; `--json` answers in JSON.
 
 import atexit
 import gc
+import sys
 from collections.abc import Sequence
 from typing import NoReturn
+
+from lipsmith.errors import ExitCode
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command in `arguments` (default: the process's own), then end with its exit code."""
-    from lipsmith.cli.app import run
-
     # Python would search all that is left for garbage, several times, before it ends.
     atexit.register(gc.freeze)
-    run(arguments)
+    try:
+        from lipsmith.cli.app import run
+
+        run(arguments)
+    except KeyboardInterrupt:  # before there is a command that could tell it
+        sys.exit(ExitCode.INTERRUPTED)
