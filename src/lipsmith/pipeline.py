@@ -942,7 +942,7 @@ class _Scout:
     ) -> None:
         self.times = FrameTimes()
         self._picture, self._rule, self._face = picture, rule, face
-        self._tracker = FaceTracker(detector, rate=picture.rate)
+        self._tracker = FaceTracker(detector, rate=picture.rate, pixel_aspect=picture.pixel_aspect)
         self._frame_bytes = 1
         self._held: Floats = np.full((0, 4), np.nan)
         self._settled: list[Floats] = []

@@ -466,6 +466,20 @@ class TestPortrait:
         assert_allclose([box.center[0] for box in main], [120] * 9 + [340] * 9, atol=4)
         assert_allclose([box.center[0] for box in other], [350] * 9 + [130] * 9, atol=4)
 
+    @pytest.mark.parametrize("aspect", [Fraction(64, 45), Fraction(3, 4)])
+    def test_pixels_that_are_not_square_change_nothing_that_the_networks_see(self, aspect):
+        frames = [scene(480, 300, faces=[(150 + 2.0 * index, 150.0, 90.0)]) for index in range(12)]
+        narrow = [
+            cv2.resize(frame, (round(480 / aspect), 300), interpolation=cv2.INTER_AREA) for frame in frames
+        ]
+        (square,), (track,) = (
+            follow(shown, MtcnnDetector(), pixel_aspect=pixel_aspect)
+            for shown, pixel_aspect in ((frames, Fraction(1)), (narrow, aspect))
+        )
+        assert track.num_frames == 12
+        boxes = track.boxes * (float(aspect), 1, float(aspect), 1)
+        assert np.abs(boxes - square.boxes).max() < 4  # of a face 100 pixels wide
+
     def test_a_portrait_that_goes_black_loses_its_track(self):
         image = portrait()
         frames = [image if index < 20 else np.zeros_like(image) for index in range(40)]

@@ -146,7 +146,9 @@ def _cut_video(source: Source, options: PrepareOptions, drops: _Drops) -> Iterat
     if info.audio is None:
         drops.add("no sound", "the file has no audio stream")
         return
-    tracker = FaceTracker(_detector(options.detector), rate=info.video.rate)
+    tracker = FaceTracker(
+        _detector(options.detector), rate=info.video.rate, pixel_aspect=info.video.pixel_aspect
+    )
     times: list[Fraction] = []
     for frame in read_frames(source.path):
         tracker.add(frame.image)

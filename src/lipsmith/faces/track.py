@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from lipsmith.errors import UsageError
 from lipsmith.faces.detect import Detection, FaceDetector, FaceFollower
-from lipsmith.geometry import Box, Image
+from lipsmith.geometry import Box, Image, resize
 from lipsmith.picture import ArrayPicture, Picture
 
 Floats = NDArray[np.float64]
@@ -50,6 +50,8 @@ KEPT_BYTES = 64 * 2**20  # of frames between two searches; larger frames are sea
 
 # Frames are halved before they are searched as long as this much is left of the shorter side.
 SEARCH_SHORT_SIDE = 480
+
+LEAST_SQUEEZE = 0.02  # of pixels that are not square; less is not seen in a face
 
 # More than this between two looks, and the detector looks at the frames between, too.
 LOOK_AGAIN_SHIFT = 0.15
@@ -133,9 +135,10 @@ class TrackedFace:
     found: Box | None = None  # the detector's own box
 
     @classmethod
-    def of(cls, detection: Detection) -> "TrackedFace":
-        """A detection in pixels of the frame."""
-        return cls(face_box(detection), detection.score, detection.box)
+    def of(cls, detection: Detection, pixel_aspect: float = 1.0) -> "TrackedFace":
+        """A detection in pixels of the frame, or of one whose width is `pixel_aspect` times the frame's."""
+        box, found = (_squeezed(box, pixel_aspect) for box in (face_box(detection), detection.box))
+        return cls(box, detection.score, found)
 
     def shift(self, other: "TrackedFace") -> float:
         """Distance of the centres in widths of the mean face."""
@@ -148,17 +151,33 @@ class TrackedFace:
         return large / small
 
 
-def search(detector: FaceDetector, picture: Picture) -> list[TrackedFace]:
-    """Every face of a whole frame, the most certain first."""
+def _squeezed(box: Box, factor: float) -> Box:
+    """`box` in an image whose width is 1 / `factor` as large."""
+    return box if factor == 1 else Box(box.left / factor, box.top, box.right / factor, box.bottom)
+
+
+def _widened(image: Image, factor: float) -> Image:
+    """`image` with `factor` times its width."""
+    return resize(image, max(round(image.shape[1] * factor), 2), image.shape[0])
+
+
+def search(detector: FaceDetector, picture: Picture, pixel_aspect: float = 1.0) -> list[TrackedFace]:
+    """Every face of a whole frame, the most certain first.
+
+    A face's proportions are those of an upright adult only where pixels are square: `pixel_aspect` is their width in
+    heights.
+    """
     times = 0
     while min(picture.width, picture.height) >> (times + 1) >= SEARCH_SHORT_SIDE:
         times += 1
-    image = picture.halved(times)
-    back = picture.width / image.shape[1], picture.height / image.shape[0]
-    return [TrackedFace.of(found.placed(*back)) for found in detector.detect(image)]
+    image = _widened(picture.halved(times), pixel_aspect)
+    back = picture.width * pixel_aspect / image.shape[1], picture.height / image.shape[0]
+    return [TrackedFace.of(found.placed(*back), pixel_aspect) for found in detector.detect(image)]
 
 
-def follow(detector: FaceFollower, picture: Picture, face: TrackedFace) -> TrackedFace | None:
+def follow(
+    detector: FaceFollower, picture: Picture, face: TrackedFace, pixel_aspect: float = 1.0
+) -> TrackedFace | None:
     """`face` of a frame a moment ago, found again in `picture`; None where that is not certain."""
     assert face.found is not None
     near = face.found.padded(*[SURROUNDINGS] * 4).clipped(picture.width, picture.height)
@@ -166,10 +185,12 @@ def follow(detector: FaceFollower, picture: Picture, face: TrackedFace) -> Track
     rows, columns = slice(top, int(near.bottom)), slice(left, int(near.right))
     if rows.stop - rows.start < 2 or columns.stop - columns.start < 2:
         return None
-    found = detector.look_again(picture.part(rows, columns), face.found.shifted(-left, -top))
+    image = _widened(picture.part(rows, columns), pixel_aspect)
+    aspect = image.shape[1] / (columns.stop - columns.start)
+    found = detector.look_again(image, _squeezed(face.found.shifted(-left, -top), 1 / aspect))
     if found is None:
         return None
-    followed = TrackedFace.of(found.placed(1, 1, left, top))
+    followed = TrackedFace.of(found.placed(1, 1, left * aspect, top), aspect)
     if face.shift(followed) > FOLLOWED_SHIFT or face.growth(followed) > FOLLOWED_GROWTH:
         return None
     return followed
@@ -235,6 +256,7 @@ class FaceTracker:
     Attributes:
         detector: Finds the faces of one frame; only one that is a `FaceFollower`, too, need not search at each look.
         rate: Frames a second; a variable rate's average will do.
+        pixel_aspect: Width of a pixel in heights.
         detect_seconds: Time between two looks of the detector, when nothing moves much.
         search_seconds: Time between two looks at the whole frame, while all known faces can be followed.
         max_gap_seconds: A face that is not seen for longer than this is a new track when it comes back.
@@ -244,6 +266,7 @@ class FaceTracker:
 
     detector: FaceDetector
     rate: Fraction = field(default=Fraction(25), kw_only=True)
+    pixel_aspect: Fraction = field(default=Fraction(1), kw_only=True)
     detect_seconds: float = field(default=0.16, kw_only=True)
     search_seconds: float = field(default=0.64, kw_only=True)
     max_gap_seconds: float = field(default=0.5, kw_only=True)
@@ -253,6 +276,9 @@ class FaceTracker:
     def __post_init__(self) -> None:
         if self.rate <= 0:
             raise UsageError(f"A rate of {self.rate} frames a second: it must be above 0.")
+        aspect = float(self.pixel_aspect)
+        # Next to square is square; and what nobody films with is an error of the file.
+        self._aspect = aspect if abs(aspect - 1) >= LEAST_SQUEEZE and 1 / 3 <= aspect <= 3 else 1.0
         self._every = max(1, round(self.detect_seconds * float(self.rate)))
         self._sigma = self.smooth_seconds * float(self.rate)
         self._reach = smoothing_reach(self._sigma)
@@ -408,7 +434,7 @@ class FaceTracker:
 
     def _detect(self, frame: int, picture: Picture) -> _Look:
         """Search a whole frame."""
-        return _Look(frame, search(self.detector, picture))
+        return _Look(frame, search(self.detector, picture, self._aspect))
 
     def _follow(self, frame: int, picture: Picture, last: _Look) -> _Look | None:
         """A look for no more than the faces of `last`; None if one of them is not found again for certain."""
@@ -416,7 +442,7 @@ class FaceTracker:
             return None
         faces: list[TrackedFace] = []
         for face in last.faces:
-            followed = follow(self.detector, picture, face)
+            followed = follow(self.detector, picture, face, self._aspect)
             if followed is None:
                 return None
             if any(
