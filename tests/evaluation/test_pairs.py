@@ -225,6 +225,19 @@ def test_a_list_of_a_folder(tmp_path: Path) -> None:
         make_pairs(tmp_path / "gone")
 
 
+def test_a_list_of_a_test_set_that_lies_with_its_training_footage(tmp_path: Path) -> None:
+    root, lists = tmp_path / "main", tmp_path / "lists"
+    for name, seconds in {"a/1": 1.2, "a/2": 1.6, "b/1": 1.4}.items():
+        write_video(root / f"{name}.mp4", seconds)
+    lists.mkdir()
+    (lists / "train.txt").write_text("a/2\n")
+    (lists / "test.txt").write_text("a/1 NF0\nb/1 NF1\n")
+    assert make_pairs(root).pairs[0].video == "a/2.mp4"
+    assert make_pairs(root, file_lists=lists).pairs == (ListedPair("b/1.mp4", "a/1.mp4"),)
+    with pytest.raises(DataError, match=r"test\.txt in .* names no video"):
+        make_pairs(root, file_lists=lists, leave_out=["1"])
+
+
 def test_names_are_found_with_and_without_suffix(tmp_path: Path) -> None:
     for name in ("a/1.mp4", "videos/2.mov", "wavs/3.wav", "4.wav", "4.mp4"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -42,6 +42,14 @@ def pairs(
     ],
     seed: Annotated[int, typer.Option("--seed", help="Another one, another list.")] = 0,
     manifest: Manifest = None,
+    file_lists: Annotated[
+        Path | None,
+        typer.Option(
+            "--file-lists",
+            help="Folder with test.txt, as LRS2 has it: only the videos that it names.",
+            show_default=False,
+        ),
+    ] = None,
     speaker: Annotated[
         list[str] | None,
         typer.Option(
@@ -82,6 +90,7 @@ def pairs(
             folder,
             seed=seed,
             manifest=manifest,
+            file_lists=file_lists,
             speakers=speakers,
             leave_out=leave_out,
             per_video=per_video,

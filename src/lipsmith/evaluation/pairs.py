@@ -16,6 +16,8 @@ ever, and footage that is added changes few lines.
 
 import dataclasses
 import hashlib
+import heapq
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lipsmith.data.cutting import NEVER_FOR_SYNC
-from lipsmith.data.sources import VIDEO_SUFFIXES, Source, find_sources, read_manifest
+from lipsmith.data.sources import VIDEO_SUFFIXES, Source, find_sources, read_file_lists, read_manifest
 from lipsmith.data.storage import write_whole
 from lipsmith.errors import DataError, InputError, OutputError, UsageError
 from lipsmith.media.probe import MediaInfo, probe
@@ -214,31 +216,37 @@ def draw_pairs(
     found = sorted(videos, key=lambda video: video.name)
     if per_video < 1:
         raise UsageError(f"{per_video} speeches for each video: at least 1 is needed.")
-    speeches = [video for video in found if video.audio_seconds >= min_seconds]
+    speeches = sorted(
+        (video for video in found if video.audio_seconds >= min_seconds),
+        key=lambda video: video.audio_seconds,
+    )
+    lengths = [speech.audio_seconds for speech in speeches]
     pairs: list[ListedPair] = []
     left_out: dict[str, str] = {}
     for face in found:
         if face.video_seconds < min_seconds:
             left_out[face.name] = f"it lasts less than {float(min_seconds):g} s"
             continue
-        fitting = [
-            speech
-            for speech in speeches
-            if speech.name != face.name
-            and speech.audio_seconds < face.video_seconds
-            and (face.speaker is None or speech.speaker is None or speech.speaker != face.speaker)
-        ]
+        rank = _ranking(seed, face.name)
+        fitting = heapq.nsmallest(
+            per_video,
+            (
+                (rank(speech.name), speech.name)
+                for speech in speeches[: bisect_left(lengths, face.video_seconds)]
+                if speech.name != face.name
+                and (face.speaker is None or speech.speaker is None or speech.speaker != face.speaker)
+            ),
+        )
         if not fitting:
             left_out[face.name] = "no speech of somebody else is shorter than it"
             continue
-        fitting.sort(key=lambda speech: _rank(seed, face.name, speech.name))
-        pairs += [ListedPair(face.name, speech.name) for speech in fitting[:per_video]]
+        pairs += [ListedPair(face.name, speech) for _, speech in fitting]
     if not pairs:
         raise DataError(
             f"{len(found)} videos give not one pair of a face and a shorter speech of somebody else: give more footage."
         )
     if max_pairs is not None and len(pairs) > max_pairs:
-        kept = set(sorted(pairs, key=lambda pair: _rank(seed, pair.audio, pair.video))[:max_pairs])
+        kept = set(sorted(pairs, key=lambda pair: _ranking(seed, pair.audio)(pair.video))[:max_pairs])
         pairs = [pair for pair in pairs if pair in kept]
     return MadeList(tuple(pairs), left_out)
 
@@ -248,6 +256,7 @@ def make_pairs(
     *,
     seed: int = 0,
     manifest: Path | str | None = None,
+    file_lists: Path | str | None = None,
     speakers: Collection[str] = (),
     leave_out: Collection[str] = (),
     per_video: int = 1,
@@ -262,6 +271,8 @@ def make_pairs(
         seed, per_video, max_pairs, min_seconds: see `draw_pairs`.
         manifest: table of speakers, see `lipsmith.data.sources.read_manifest`. With it nobody says his own words, and
             footage whose sound does not belong to its lips (`use` faces-only or test-only) is left out.
+        file_lists: folder with the set's `test.txt`, see `lipsmith.data.sources.read_file_lists`: only the videos that
+            it names. LRS2 has its training footage in the same folder.
         speakers: only these; needs the manifest.
         leave_out: videos whose name contains one of these are not used.
         on_progress: called with (videos looked into, videos in all).
@@ -276,7 +287,8 @@ def make_pairs(
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder: give the folder of a test set.")
     known = None if manifest is None else read_manifest(Path(manifest))
-    sources = [source for source in find_sources([folder], known) if source.kind == "video"]
+    lists = None if file_lists is None else read_file_lists(Path(file_lists))
+    sources = [source for source in find_sources([folder], known, lists) if source.kind == "video"]
     if not sources:
         raise DataError(f"There is no video in {folder} ({', '.join(sorted(VIDEO_SUFFIXES))}).")
     if known is not None:
@@ -284,6 +296,10 @@ def make_pairs(
         if absent := sorted(set(speakers) - named):
             raise DataError(f"{manifest} names no speaker {', '.join(absent)} of a video in {folder}.")
     wanted = [source for source in sources if _is_wanted(source, speakers, leave_out)]
+    if lists is not None:
+        wanted = [source for source in wanted if source.facts.get("split") == "test"]
+        if not wanted:
+            raise DataError(f"The test.txt in {file_lists} names no video of {folder} that is wanted.")
     videos, left_out = [], {}
     for done, source in enumerate(wanted, 1):
         try:
@@ -347,8 +363,16 @@ def write_pairs(
     write_whole(path, content)
 
 
-def _rank(seed: int, first: str, second: str) -> str:
-    return hashlib.sha256(f"{seed}\n{first}\n{second}".encode()).hexdigest()
+def _ranking(seed: int, first: str) -> Callable[[str], bytes]:
+    """From a second name to its rank beside the first: SHA-256 of the seed and both."""
+    begun = hashlib.sha256(f"{seed}\n{first}\n".encode())
+
+    def rank(second: str) -> bytes:
+        whole = begun.copy()
+        whole.update(second.encode())
+        return whole.digest()
+
+    return rank
 
 
 def _is_wanted(source: Source, speakers: Collection[str], leave_out: Collection[str]) -> bool:
