@@ -1,5 +1,6 @@
 """A training that is killed and resumed is the training that was not; what a run's folder holds."""
 
+import errno
 import json
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lipsmith.data.clips import index_digest
+from lipsmith.data.journal import alone_in
 from lipsmith.data.synthetic import prepare_synthetic
 from lipsmith.errors import DataError, OutputError
 from lipsmith.models.dense_expert import DenseLipSyncExpert
@@ -181,8 +183,8 @@ def test_the_commit_is_the_packages_own(tmp_path: Path) -> None:
     assert package_commit(package) == f"{clean}+changes"
 
 
-def _run(folder: Path) -> Run:
-    recipe = ExpertRecipe.model_validate({"task": "expert", "name": "e", "steps": 1})
+def _run(folder: Path, name: str = "e") -> Run:
+    recipe = ExpertRecipe.model_validate({"task": "expert", "name": name, "steps": 1})
     return Run(folder, recipe, Processes(), resume=True)
 
 
@@ -204,10 +206,63 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_a_checkpoint_of_another_recipe(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_recipe_leaves_the_run_as_it_was(tmp_path: Path) -> None:
     _run(tmp_path).save({"part": nn.Linear(2, 2)})
+    recipe, environment = ((tmp_path / name).read_bytes() for name in ("recipe.json", "environment.json"))
     with pytest.raises(DataError, match="recipe"):
-        _run(tmp_path).load({"part": nn.Linear(3, 2)})
+        _run(tmp_path, "another").load({"part": nn.Linear(3, 2)})
+    assert (tmp_path / "recipe.json").read_bytes() == recipe
+    assert (tmp_path / "environment.json").read_bytes() == environment
+
+
+def test_a_list_of_sessions_that_a_full_disk_has_cut_off_ends_no_training(tmp_path: Path) -> None:
+    part = {"part": nn.Linear(2, 2)}
+    _run(tmp_path).save(part)
+    path = tmp_path / "environment.json"
+    path.write_bytes(path.read_bytes()[:40])
+    assert _run(tmp_path).load(part)
+    assert len(json.loads(path.read_text())) == 1
+    assert _run(tmp_path).load(part)
+    assert len(json.loads(path.read_text())) == 2
+
+
+def test_no_room_for_the_curves_is_told_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill_the_disk(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("lipsmith.training.run.draw_curves", fill_the_disk)
+    with pytest.raises(OutputError, match=r"no room left for .*curves\.png"):
+        _run(tmp_path).log({"loss": 1.0})
+
+
+def test_a_training_that_ended_for_want_of_patience_stays_ended(drawn: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "e.yaml"
+    # A rate at which nothing gets better.
+    changes = {"patience": 1, "validate_every": 1, "optimiser.learning_rate": 1e-9}
+    recipe.write_text(EXPERT)
+    done = train(recipe, drawn, tmp_path / "run", overrides=changes)
+    assert (done.steps, done.stopped_early) == (2, True)
+    log = (tmp_path / "run" / "log.jsonl").read_text()
+    again = train(recipe, drawn, tmp_path / "run", overrides=changes, resume=True)
+    assert (again.steps, again.stopped_early) == (2, True)
+    assert (tmp_path / "run" / "log.jsonl").read_text() == log
+    more = train(recipe, drawn, tmp_path / "run", overrides={**changes, "patience": 2}, resume=True)
+    assert (more.steps, more.stopped_early) == (3, True)
+
+
+def test_one_training_at_a_time_writes_into_a_folder(drawn: Path, tmp_path: Path) -> None:
+    recipe, run = tmp_path / "e.yaml", tmp_path / "run"
+    recipe.write_text(EXPERT)
+    run.mkdir()
+    (run / "log.jsonl").write_text("of the other training\n")
+    with alone_in(run, "train"), pytest.raises(OutputError, match="Another `lipsmith train` is writing"):
+        train(recipe, drawn, run)
+    assert (run / "log.jsonl").read_text() == "of the other training\n"
+    with pytest.raises(DataError):
+        train(recipe, tmp_path / "absent", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_rows_in_parts() -> None:

@@ -1,6 +1,7 @@
 """Recipes, losses and loops."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,23 +37,45 @@ def train(
     Raises:
         RecipeError: The recipe is wrong, or needs an expert that was not named.
         DataError: The prepared folder has nothing for the recipe.
-        OutputError: `output` already holds a run and `resume` is not set.
+        OutputError: `output` already holds a run and `resume` is not set, or another training is writing it.
     """
     from lipsmith.training.distributed import Processes
     from lipsmith.training.expert import train_expert
     from lipsmith.training.generator import train_generator
     from lipsmith.training.recipe import ExpertRecipe, load_recipe
 
-    with Processes().together():
-        loaded = load_recipe(Path(recipe), overrides)
-    if isinstance(loaded, ExpertRecipe):
-        return train_expert(loaded, Path(data), Path(output), resume=resume, on_progress=on_progress)
-    return train_generator(
-        loaded,
-        Path(data),
-        Path(output),
-        expert=Path(expert) if expert else None,
-        initial=Path(initial) if initial else None,
-        resume=resume,
-        on_progress=on_progress,
-    )
+    processes = Processes()
+    with ExitStack() as held:
+        with processes.together():
+            loaded = load_recipe(Path(recipe), overrides)
+            if processes.is_main:
+                held.enter_context(_alone_in_run(Path(output)))
+        if isinstance(loaded, ExpertRecipe):
+            return train_expert(loaded, Path(data), Path(output), resume=resume, on_progress=on_progress)
+        return train_generator(
+            loaded,
+            Path(data),
+            Path(output),
+            expert=Path(expert) if expert else None,
+            initial=Path(initial) if initial else None,
+            resume=resume,
+            on_progress=on_progress,
+        )
+
+
+@contextmanager
+def _alone_in_run(folder: Path) -> Iterator[None]:
+    """Hold a run's folder, made if need be, against other trainings; nothing is left of one that was not begun."""
+    from lipsmith.data.journal import alone_in
+    from lipsmith.data.storage import room_for
+
+    is_new = not folder.exists()
+    with room_for(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with alone_in(folder, "train"):
+            yield
+    finally:
+        if is_new:
+            with suppress(OSError):  # not empty
+                folder.rmdir()

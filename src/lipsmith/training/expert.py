@@ -172,7 +172,6 @@ def train_expert(
         processes.begin_randomness(recipe.seed)
     faces, sound_changes = recipe.faces.augmentation(), recipe.sound.augmentation()
     metadata = {"kind": "expert", "model": recipe.model.model_dump_json(), "recipe": recipe.name}
-    stopped_early = False
 
     def validate(skipped: int) -> tuple[RunState, dict[str, float]]:
         report = measure_accuracy(
@@ -220,7 +219,7 @@ def train_expert(
             return loss, float(loss.detach())
 
         coming = ahead.submit(draw, run.state.step)
-        while run.state.step < recipe.steps:
+        while run.state.step < recipe.steps and not run.is_out_of_patience:
             step = run.state.step
             num_clips, _ = stretches[step % len(stretches)]
             frames, windows, in_sync = coming.result()
@@ -239,12 +238,9 @@ def train_expert(
                 skipped = int(processes.add([sum(sampler.skipped.values())])[0])
                 run.state, measures = processes.from_main(lambda: validate(skipped))  # noqa: B023
                 run.save(parts)
-                stopped_early = bool(recipe.patience) and run.state.validations_since_best >= recipe.patience
             elif run.checkpoint_is_due:
                 run.save(parts)
             if on_progress and processes.is_main:
                 on_progress(run.state.step, recipe.steps, measures)
-            if stopped_early:
-                break
         coming.cancel()
-    return run.report(stopped_early=stopped_early, skipped=sampler.skipped)
+    return run.report(skipped=sampler.skipped)

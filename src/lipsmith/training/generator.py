@@ -241,7 +241,6 @@ def train_generator(
         "reference": recipe.batch.reference,
         "recipe": recipe.name,
     }
-    stopped_early = False
 
     with ThreadPoolExecutor(2) as pool, ThreadPoolExecutor(1) as ahead:
 
@@ -269,7 +268,7 @@ def train_generator(
             return StepTensors.of(batch)
 
         coming = ahead.submit(draw, run.state.step)
-        while run.state.step < recipe.steps:
+        while run.state.step < recipe.steps and not run.is_out_of_patience:
             batch = coming.result()
             coming = ahead.submit(draw, run.state.step + 1)
             values = training.step(run, batch)
@@ -281,15 +280,12 @@ def train_generator(
                     lambda: _validate(run, training, held_out, metadata, pupil_metadata, skipped)  # noqa: B023
                 )
                 run.save(training.parts)
-                stopped_early = bool(recipe.patience) and run.state.validations_since_best >= recipe.patience
             elif run.checkpoint_is_due:
                 run.save(training.parts)
             if on_progress and processes.is_main:
                 on_progress(run.state.step, recipe.steps, _with_parts(run, values))
-            if stopped_early:
-                break
         coming.cancel()
-    return run.report(stopped_early=stopped_early, skipped=sampler.skipped)
+    return run.report(skipped=sampler.skipped)
 
 
 def _validate(

@@ -23,13 +23,14 @@ from safetensors.torch import save
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
-from lipsmith.data.storage import Location, write_whole
+from lipsmith.data.storage import Location, room_for, write_whole
 from lipsmith.errors import DataError, OutputError
 from lipsmith.training.curves import CurveWriter, draw_curves
 from lipsmith.training.distributed import Processes
 from lipsmith.training.environment import describe_environment
 from lipsmith.training.recipe import ExpertRecipe, GeneratorRecipe, OptimiserRecipe
 
+ENVIRONMENT_NAME = "environment.json"
 Report = Callable[[int, int, dict[str, float]], None]  # step, steps, latest measures
 
 
@@ -84,7 +85,7 @@ class Run:
 
     Args:
         folder: Created when absent. When it holds a checkpoint, `resume` must be true.
-        recipe: Written to `recipe.json` as resolved.
+        recipe: Written to `recipe.json` as resolved; where there is a checkpoint, once that has been found to fit.
         processes: Those that train.
         data: The prepared folder, whose digest goes into `environment.json`.
         resume: Go on from the checkpoint, if there is one.
@@ -103,9 +104,10 @@ class Run:
         self.recipe = recipe
         self.processes = processes
         self.state = RunState(parts=recipe.parts)
+        self._data = data
         self._started = time.monotonic()
         self._curves: CurveWriter | None = None
-        processes.from_main(lambda: self._open(data, resume))
+        processes.from_main(lambda: self._open(resume))
 
     @property
     def checkpoint_path(self) -> Path:
@@ -128,6 +130,11 @@ class Run:
         every = self.recipe.checkpoint_every
         return every > 0 and self.state.step % every == 0
 
+    @property
+    def is_out_of_patience(self) -> bool:
+        """Whether so many validations were no better that the recipe wants the training to end."""
+        return 0 < self.recipe.patience <= self.state.validations_since_best
+
     def load(self, parts: Mapping[str, Any]) -> bool:
         """Fill modules and optimisers from the checkpoint; False when there is none.
 
@@ -146,8 +153,7 @@ class Run:
         random = [random] if isinstance(random, torch.Tensor) else random  # of the first version
         if len(random) == self.processes.count:
             torch.set_rng_state(random[self.processes.index])
-        if self.processes.is_main:
-            self._forget_later_lines()
+        self.processes.from_main(self._go_on)
         return True
 
     def save(self, parts: Mapping[str, Any]) -> None:
@@ -178,10 +184,12 @@ class Run:
         """Add a line of measures to the log, with the time so far, and draw the curves anew."""
         rounded = {name: round(value, 5) for name, value in measures.items()}
         self._write({"step": self.state.step, **rounded, "seconds": round(self.seconds, 1)})
-        if self._curves is None:
-            self._curves = CurveWriter(self.folder / "tensorboard", self.state.step)
-        self._curves.write(self.state.step, measures)
-        draw_curves(self.log_path, self.folder / "curves.png", self.recipe.name)
+        picture = self.folder / "curves.png"
+        with room_for(picture):
+            if self._curves is None:
+                self._curves = CurveWriter(self.folder / "tensorboard", self.state.step)
+            self._curves.write(self.state.step, measures)
+            draw_curves(self.log_path, picture, self.recipe.name)
 
     def note(self, event: str) -> None:
         """Add a sentence about something unusual to the log."""
@@ -204,7 +212,7 @@ class Run:
         else:
             self.state.validations_since_best += 1
 
-    def report(self, *, stopped_early: bool, skipped: dict[str, int]) -> TrainingReport:
+    def report(self, *, skipped: dict[str, int]) -> TrainingReport:
         """How it ended; `skipped` is what this process skipped."""
         state, everywhere = self.state, Counter[str]()
         for counts in self.processes.gather(skipped):
@@ -215,24 +223,32 @@ class Run:
             state.best_step,
             state.best,
             state.seconds,
-            stopped_early,
+            self.is_out_of_patience and state.step < self.recipe.steps,
             dict(everywhere),
         )
 
-    def _open(self, data: Location | None, resume: bool) -> None:
+    def _open(self, resume: bool) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if self.checkpoint_path.exists() and not resume:
-                raise OutputError(
-                    f"{self.folder} already holds a training. Go on with --resume, or name another folder."
-                )
-            (self.folder / "recipe.json").write_text(self.recipe.model_dump_json(indent=1))
-            self._describe(data)
             if not self.checkpoint_path.exists():
                 # Of a run that was ended before its first checkpoint.
                 self.log_path.unlink(missing_ok=True)
+                self._describe([])
+            elif not resume:
+                raise OutputError(
+                    f"{self.folder} already holds a training. Go on with --resume, or name another folder."
+                )
         except OSError as error:
             raise OutputError(f"The run folder {self.folder} cannot be made: {error.strerror}.") from error
+
+    def _go_on(self) -> None:
+        """Let the folder say that the training goes on from the checkpoint."""
+        try:
+            sessions = json.loads((self.folder / ENVIRONMENT_NAME).read_text())
+        except (OSError, ValueError):  # lost, or cut off by a full disk
+            sessions = []
+        self._describe(sessions)
+        self._forget_later_lines()
 
     @contextmanager
     def _usable_checkpoint(self) -> Iterator[None]:
@@ -277,13 +293,11 @@ class Run:
         except OSError as error:
             raise OutputError(f"{self.log_path} cannot be written: {error.strerror}.") from error
 
-    def _describe(self, data: Location | None) -> None:
-        """Add this session to those in `environment.json`."""
-        path = self.folder / "environment.json"
-        resumes = self.checkpoint_path.exists() and path.exists()
-        sessions = json.loads(path.read_text()) if resumes else []
-        sessions.append(describe_environment(data, self.processes.count))
-        path.write_text(json.dumps(sessions, indent=1) + "\n")
+    def _describe(self, sessions: list[dict[str, Any]]) -> None:
+        """Write the recipe, and add this session to the former `sessions`."""
+        found = [*sessions, describe_environment(self._data, self.processes.count)]
+        write_whole(self.folder / "recipe.json", self.recipe.model_dump_json(indent=1).encode())
+        write_whole(self.folder / ENVIRONMENT_NAME, f"{json.dumps(found, indent=1)}\n".encode())
 
     def _forget_later_lines(self) -> None:
         """Cut off what the log says of steps after the checkpoint: they are made again."""
