@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lipsmith.errors import InputError, WeightsError
+from lipsmith.errors import InputError, UsageError, WeightsError
 from lipsmith.evaluation.fid import TorchScriptFeatures
 from lipsmith.evaluation.image_quality import (
     IdentityNetwork,
@@ -233,6 +233,21 @@ class TestFiles:
         empty.mkdir()
         with pytest.raises(InputError, match="no video in"):
             match_references(paths, empty)
+
+    def test_names_that_come_twice_are_told_apart_by_their_folders(self, tmp_path: Path) -> None:
+        folder = tmp_path / "originals"
+        for name in ("ada/1.mp4", "grace/1.mov", "1.mp4"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+        made = [tmp_path / "dubbed" / name for name in ("ada/1.mp4", "grace/1.mp4", "1.mp4")]
+        assert [found for _, found in match_references(made, folder)] == [
+            folder / "ada/1.mp4",
+            folder / "grace/1.mov",
+            folder / "1.mp4",
+        ]
+        (folder / "1.mp4").unlink()
+        with pytest.raises(UsageError, match=r"ada/1\.mp4 and .*grace/1\.mov could both be the reference"):
+            match_references([tmp_path / "dubbed/1.mp4"], folder)
 
 
 class TestFid:

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lipsmith.errors import DataError, InputError, LipsmithError, RuntimeUnavailableError
+from lipsmith.errors import DataError, InputError, LipsmithError, RuntimeUnavailableError, UsageError
 from lipsmith.evaluation.fid import (
     FEATURE_FACE_SIZE,
     FeatureExtractor,
@@ -335,19 +335,43 @@ def fid_of_videos(
 def match_references(paths: Iterable[Path], reference: Path) -> list[tuple[Path, Path | None]]:
     """Each video with the reference of its name, whatever the suffix; None where there is none.
 
+    Of several references of one name, such as `a/1.mp4` and `b/1.mp4`, it is the one in folders of the video's names.
+
     Args:
         paths: videos.
         reference: a folder, searched whole, or the one file that is everybody's reference.
 
     Raises:
         InputError: a folder without videos.
+        UsageError: several references of a video's name, and no folder's name that tells which is meant.
     """
     from lipsmith.evaluation.file_score import find_videos
 
     if not reference.is_dir():
         return [(path, reference) for path in paths]
-    by_name = {found.stem: found for found in reversed(find_videos([reference]))}
-    return [(path, by_name.get(path.stem)) for path in paths]
+    by_name: dict[str, list[Path]] = {}
+    for found in find_videos([reference]):
+        by_name.setdefault(found.stem, []).append(found)
+    return [(path, _meant(path, by_name.get(path.stem, []), reference)) for path in paths]
+
+
+def _meant(path: Path, candidates: list[Path], folder: Path) -> Path | None:
+    """Which of the references of its name in `folder` is that of a video."""
+    if len({candidate.with_suffix("") for candidate in candidates}) > 1:
+        ends = [candidate.relative_to(folder).with_suffix("").parts for candidate in candidates]
+        own = path.with_suffix("").parts
+        fitting = [
+            candidate for candidate, end in zip(candidates, ends, strict=True) if own[-len(end) :] == end
+        ]
+        # Of `1.mp4` and `a/1.mp4`, which both fit, the one that shares more.
+        most = max((len(candidate.parts) for candidate in fitting), default=0)
+        candidates = [candidate for candidate in fitting if len(candidate.parts) == most] or candidates
+        if len(candidates) > 1:
+            raise UsageError(
+                f"{candidates[0]} and {candidates[1]} could both be the reference of {path}: let them lie in folders of "
+                "the same names, or compare one folder at a time."
+            )
+    return candidates[0] if candidates else None
 
 
 _MEASURES = (
