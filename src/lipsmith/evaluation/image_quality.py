@@ -368,8 +368,8 @@ def _meant(path: Path, candidates: list[Path], folder: Path) -> Path | None:
         candidates = [candidate for candidate in fitting if len(candidate.parts) == most] or candidates
         if len(candidates) > 1:
             raise UsageError(
-                f"{candidates[0]} and {candidates[1]} could both be the reference of {path}: let them lie in folders of "
-                "the same names, or compare one folder at a time."
+                f"{candidates[0]} and {candidates[1]} could both be the reference of {path}: let them lie in folders "
+                "of the same names, or compare one folder at a time."
             )
     return candidates[0] if candidates else None
 
