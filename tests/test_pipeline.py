@@ -21,6 +21,7 @@ from lipsmith.faces.detect import Detection
 from lipsmith.geometry import Box
 from lipsmith.media.probe import MediaInfo, VideoStream
 from lipsmith.media.read import TimedPicture
+from lipsmith.media.write import EncoderOptions
 from lipsmith.picture import ArrayPicture
 from lipsmith.pipeline import LipSyncer, Progress, SyncOptions
 from lipsmith.timebase import SILENCE, window_start
@@ -556,6 +557,15 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_read(stu
         studio.sync(output=output)
     assert studio.num_readings == 0
     assert (studio.folder / "old.mp4").read_bytes() == b"old"
+
+
+def test_an_encoder_that_does_not_start_is_found_before_the_faces_are_searched(studio):
+    studio.variable_rate = None  # two passes, the first of which can take long
+    for options in (EncoderOptions(codec="libnothing"), EncoderOptions(preset="nonsense")):
+        with pytest.raises(errors.OutputError, match="libx264"):
+            studio.sync(encoder=options)
+    assert (studio.num_readings, studio.writers) == (0, [])
+    assert sorted(path.name for path in studio.folder.iterdir()) == ["speech.wav", "video.mp4"]
 
 
 def test_an_existing_output_may_be_replaced_on_request(studio):

@@ -40,7 +40,7 @@ from lipsmith.faces.track import FaceTracker, primary_box_rows, primary_boxes
 from lipsmith.geometry import Box, Crop, Image
 from lipsmith.media.probe import DEFAULT_RATE_HZ, MediaInfo, VideoStream, probe
 from lipsmith.media.read import TimedPicture, read_pictures, read_sample_blocks
-from lipsmith.media.write import EncoderOptions, VideoWriter, require_output
+from lipsmith.media.write import EncoderOptions, VideoWriter, require_encoder, require_output
 from lipsmith.picture import ArrayPicture, Picture, face_in
 from lipsmith.prefetch import Prefetch, close_iterator
 from lipsmith.reference import kept_reference
@@ -489,9 +489,18 @@ class LipSyncer:
 
     def _in_two_passes(self, job: "_Job") -> "_Done":
         """First the faces of the whole video, then its pixels: right for every video, and each is decoded twice."""
-        scout = _Scout(job.picture, self.detector, self.crop_rule, job.options.face)
-        num_frames = job.picture.num_frames
-        most = int(job.sound.duration * job.picture.rate) + 1
+        picture = job.picture
+        if not job.info.is_image:  # else it is found out at once
+            require_encoder(
+                job.output,
+                job.options.encoder,
+                width=picture.width,
+                height=picture.height,
+                rate=_shown_rate(picture),
+            )
+        scout = _Scout(picture, self.detector, self.crop_rule, job.options.face)
+        num_frames = picture.num_frames
+        most = int(job.sound.duration * picture.rate) + 1
         job.progress.begin("track", None if num_frames is None else min(num_frames, most))
         with closing(self._scouted(job, scout)) as frames:
             for _ in frames:
@@ -1264,7 +1273,10 @@ def _check(video: Path, audio: Path, output: Path, options: SyncOptions) -> Medi
             raise OutputError(f"The output {output} is the {name} itself; choose another name.")
     require_output(output)
     if os.path.lexists(output) and not options.overwrite:
-        raise OutputError(f"The output {output} exists already; choose another name, or allow to replace it.")
+        raise OutputError(
+            f"The output {output} exists already; choose another name, or let it be replaced: "
+            "--force, or `overwrite` in Python."
+        )
     info = probe(video)
     if info.video is None:
         raise InputError(f"{video} has no picture, only sound; give a video or an image.")

@@ -410,6 +410,11 @@ def require_output(path: Clip) -> Path:
     return path
 
 
+def require_encoder(path: Clip, options: EncoderOptions, *, width: int, height: int, rate: Fraction) -> None:
+    """`OutputError` when no video of this size can be encoded to `path` with `options`; nothing is left behind."""
+    VideoWriter(path, width=width, height=height, rate=rate, options=options).abort()
+
+
 def output_colour(colour: Colour | None, width: int, height: int) -> Colour:
     """The tags of an output of this size: those of the source where it has any that 8-bit 4:2:0 can carry."""
     usual = _BT709 if is_high_definition(width, height) else _BT601
