@@ -117,6 +117,19 @@ def test_a_still_image(tmp_path: Path, suffix: str) -> None:
     assert np.abs(read_image(path).astype(int) - numbered_image(5, 90, 50)).mean() < 3
 
 
+@pytest.mark.parametrize("size", [(4032, 3024), (6000, 300), (3000, 4096)])
+def test_a_photo_is_reduced_to_what_players_show(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = tmp_path / "photo.jpg"
+    cv2.imwrite(str(path), numbered_image(9, *size))
+    video = probe(path).video
+    assert video is not None
+    blocks = -(-video.width // 16) * -(-video.height // 16)
+    assert max(video.width, video.height) <= 4096
+    assert 0.9 * 36_864 < blocks <= 36_864 or video.width == 4096
+    assert video.width / video.height == pytest.approx(size[0] / size[1], rel=0.01)
+    assert frame_number(read_image(path)) == 9
+
+
 def test_a_damaged_image(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "still.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
