@@ -9,14 +9,16 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lipsmith.data.synthetic import prepare_synthetic
-from lipsmith.errors import DataError, RecipeError
+from lipsmith.errors import DataError, RecipeError, UsageError, WeightsError
 from lipsmith.evaluation.held_out import open_generator
 from lipsmith.models.wav2lip import FACE_SIZES
 from lipsmith.training import train
 from lipsmith.training.batch import StepTensors, middle_frames
 from lipsmith.training.critics import make_critic
+from lipsmith.training.distributed import Processes
 from lipsmith.training.expert import load_expert
 from lipsmith.training.fine_tuning import FineTunedExpert
+from lipsmith.training.generator import GeneratorTraining
 from lipsmith.training.recipe import GeneratorRecipe, load_recipe
 from lipsmith.training.terms import Loss, clips_by_kind, evaluate_terms, total_loss, weights_at
 
@@ -123,6 +125,28 @@ def test_faces_of_another_size_are_refused(drawn: Path, tmp_path: Path) -> None:
 def _recipe(**changes: object) -> GeneratorRecipe:
     plain = {"task": "generator", "name": "g", "steps": 10, "model": {"width": 0.0625}}
     return GeneratorRecipe.model_validate(plain | changes)
+
+
+def test_a_training_begins_with_a_published_checkpoint(tmp_path: Path) -> None:
+    training, begun = (GeneratorTraining(_recipe(), None, Processes()) for _ in range(2))
+    tensors = {f"module.{name}": tensor for name, tensor in begun.generator.state_dict().items()}
+    torch.save({"state_dict": tensors, "global_step": 3}, tmp_path / "wav2lip.pth")
+    training.begin_with(tmp_path / "wav2lip.pth")
+    for name, tensor in training.generator.state_dict().items():
+        assert torch.equal(tensor, tensors[f"module.{name}"])
+    wider = GeneratorTraining(_recipe(model={"width": 0.25}), None, Processes())
+    with pytest.raises(WeightsError, match="not hold a generator of the recipe's dimensions"):
+        wider.begin_with(tmp_path / "wav2lip.pth")
+    with pytest.raises(WeightsError, match=r"absent\.pth cannot be read"):
+        training.begin_with(tmp_path / "absent.pth")
+
+
+@pytest.mark.parametrize("named", ["expert", "initial"])
+def test_an_expert_begins_with_nothing(named: str, drawn: Path, tmp_path: Path) -> None:
+    (tmp_path / "expert.yaml").write_text(EXPERT)
+    with pytest.raises(UsageError, match=r"trains an expert.*leave out --expert and --initial"):
+        train(tmp_path / "expert.yaml", drawn, tmp_path / "run", **{named: "judge"})
+    assert not (tmp_path / "run").exists()
 
 
 def test_weights_of_equation_six() -> None:

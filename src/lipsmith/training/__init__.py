@@ -5,6 +5,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lipsmith.errors import UsageError
+
 if TYPE_CHECKING:
     from lipsmith.training.run import TrainingReport
 
@@ -36,6 +38,7 @@ def train(
 
     Raises:
         RecipeError: The recipe is wrong, or needs an expert that was not named.
+        UsageError: The recipe trains an expert, and `expert` or `initial` is given.
         DataError: The prepared folder has nothing for the recipe.
         OutputError: `output` already holds a run and `resume` is not set, or another training is writing it.
     """
@@ -48,6 +51,11 @@ def train(
     with ExitStack() as held:
         with processes.together():
             loaded = load_recipe(Path(recipe), overrides)
+            if isinstance(loaded, ExpertRecipe) and (expert or initial):
+                raise UsageError(
+                    f"The recipe {loaded.name!r} trains an expert, which begins with nothing: leave out --expert and "
+                    "--initial, which are for generators."
+                )
             if processes.is_main:
                 held.enter_context(_alone_in_run(Path(output)))
         if isinstance(loaded, ExpertRecipe):

@@ -10,8 +10,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lipsmith.data.clips import Clip
@@ -48,6 +46,7 @@ from lipsmith.training.terms import (
     weights_at,
 )
 from lipsmith.training.validation import Validation, quality, validate_generator
+from lipsmith.weights.checkpoint import read_checkpoint
 from lipsmith.weights.store import network_file
 
 _NUM_STRIPS = 3
@@ -86,15 +85,15 @@ class GeneratorTraining:
         self.terms: tuple[Term, ...] = build_terms(recipe, expert, self.critic)
 
     def begin_with(self, path: Path) -> None:
-        """Take over the weights of an earlier stage: a run's folder, installed weights, or a file."""
+        """Take over the weights of an earlier stage: a run's folder, installed weights, or a checkpoint file."""
         path = network_file(path, "generator")
+        tensors = read_checkpoint(path)
         try:
-            tensors = load_file(path)
             if isinstance(self.generator, Wav2Lip):
                 paint_with(self.generator, tensors)
             else:
                 self.generator.load_state_dict(tensors)
-        except (OSError, SafetensorError, RuntimeError) as error:
+        except RuntimeError as error:
             raise WeightsError(
                 f"{path} does not hold a generator of the recipe's dimensions ({str(error).splitlines()[0]})."
             ) from error
