@@ -333,7 +333,11 @@ class LipSyncer:
 
         One new image for each frame, in order and in constant memory; where `track` has None, the frame
         itself.
+
+        Raises:
+            ValueError: samples of another form.
         """
+        (samples,) = _checked_chunks([samples])
         mel = mel_spectrogram(samples)
         if close_in_silence:
             mel = silence_pauses(mel, speech_activity(mel))
