@@ -1,6 +1,7 @@
 """Bad footage, kills and full disks: a clear message with counts, nothing lost, never an endless loop."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -274,16 +275,51 @@ def test_lines_that_were_cut_off_are_written_anew(
     _assert_whole(tmp_path, uninterrupted)
 
 
-@pytest.mark.parametrize("name", ["index.jsonl", "sources.jsonl"])
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("index.jsonl", b"\0"),
+        ("index.jsonl", b"\xff"),
+        ("sources.jsonl", b"\0"),
+    ],  # as a loss of power leaves them
+)
 def test_lines_that_were_damaged_are_written_anew(
-    lrs2: Path, tmp_path: Path, uninterrupted: dict[str, str], name: str
+    lrs2: Path, tmp_path: Path, uninterrupted: dict[str, str], name: str, damage: bytes
 ) -> None:
     prepare([lrs2], tmp_path, workers=1)
     content = (tmp_path / name).read_bytes()
     end = content.index(b"\n")
-    (tmp_path / name).write_bytes(bytes(end) + content[end:])  # as a machine that lost its power leaves it
+    (tmp_path / name).write_bytes(damage * end + content[end:])
+    if name == "index.jsonl":
+        with pytest.raises(
+            DataError, match=r"Line 1 of .* is damaged\. Running `lipsmith prepare` again .* mends it"
+        ):
+            read_index(tmp_path)
     prepare([lrs2], tmp_path, workers=1)
     _assert_whole(tmp_path, uninterrupted)
+
+
+def test_names_do_not_depend_on_what_the_machine_calls_text(tmp_path: Path) -> None:
+    script = """
+import sys
+from pathlib import Path
+from lipsmith.data import journal
+from lipsmith.data.clips import ClipRecord, read_index
+from lipsmith.data.cutting import Outcome
+
+folder, name = Path(sys.argv[1]), "Zo\\xeb.mp4"
+record = ClipRecord("a", name, "a", 10, 96, 25.0, 90.0, 1.0)
+journal.note(folder, Outcome(name, [record], [{"source": name, "reason": "r", "detail": "d"}]))
+assert journal.recover(folder) == {name} and read_index(folder) == [record]
+"""
+    ascii_alone = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **ascii_alone},
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("workers", [1, 2])

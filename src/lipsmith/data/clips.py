@@ -298,7 +298,7 @@ def read_index(folder: Location) -> list[ClipRecord]:
     storage = open_storage(folder)
     path = storage.place(INDEX_NAME)
     try:
-        text = storage.read(INDEX_NAME, fresh=True).decode()
+        content = storage.read(INDEX_NAME, fresh=True)
     except DataError as error:
         raise DataError(
             f"{path} cannot be read ({error}). Make it with `lipsmith prepare VIDEOS --output {folder}`."
@@ -306,10 +306,10 @@ def read_index(folder: Location) -> list[ClipRecord]:
             else f"{folder} holds no {INDEX_NAME}. Make it with `lipsmith prepare VIDEOS --output {folder}`."
         ) from error
     records = []
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(content.split(b"\n"), 1):
         try:
-            records += [ClipRecord.from_json(line)] if line.strip() else []
-        except (ValueError, TypeError) as error:
+            records += [ClipRecord.from_json(line.decode())] if line.strip() else []
+        except (ValueError, TypeError, AttributeError) as error:
             raise DataError(
                 f"Line {number} of {path} is damaged. Running `lipsmith prepare` again with the same videos mends it."
             ) from error
@@ -333,7 +333,7 @@ def index_digest(folder: Location) -> str:
 def dropped_rows(folder: Path) -> list[dict[str, str]]:
     """A prepared folder's list of what was left out: source, reason, detail."""
     path = folder / DROPPED_NAME
-    lines = path.read_text().split("\n") if path.is_file() else []
+    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
     return [json.loads(line) for line in lines if line.strip()]
 
 

@@ -118,7 +118,7 @@ def require_same_rules(folder: Path, options: PrepareOptions) -> None:
 
 def _rules_of(folder: Path) -> dict:
     try:
-        return json.loads((folder / OPTIONS_NAME).read_text())
+        return json.loads((folder / OPTIONS_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         pass
     try:
@@ -143,12 +143,19 @@ def _whole_lines(path: Path) -> list[str]:
     """The lines of a file of JSON; a last one that was cut off is removed from it."""
     if not path.is_file():
         return []
-    text = path.read_bytes().decode(errors="replace")
-    whole, _, torn = text.rpartition("\n")
-    lines = [line for line in whole.split("\n") if line.strip()]
+    whole, _, torn = path.read_bytes().rpartition(b"\n")
+    lines = [_decoded(line) for line in whole.split(b"\n") if line.strip()]
     if torn:
         _write_lines(path, lines)
     return lines
+
+
+def _decoded(line: bytes) -> str:
+    """The line as text; a damaged one as something that is no JSON either."""
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return "damaged"
 
 
 def _write_lines(path: Path, lines: list[str]) -> None:
@@ -157,5 +164,5 @@ def _write_lines(path: Path, lines: list[str]) -> None:
 
 def _append(path: Path, lines: list[str]) -> None:
     if lines:
-        with room_for(path), path.open("a") as file:
+        with room_for(path), path.open("a", encoding="utf-8") as file:
             file.write("".join(f"{line}\n" for line in lines))

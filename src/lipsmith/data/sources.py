@@ -230,11 +230,20 @@ def read_file_lists(folder: Path) -> dict[str, str]:
     for path in sorted(folder.glob("*.txt")):
         split = _SPLITS.get(path.stem.lower())
         if split is not None:
-            words = (line.split() for line in path.read_text().splitlines())
+            words = (line.split() for line in _lines_of(path))
             found |= {_stem(line[0]): split for line in words if line}
     if not found:
         raise DataError(f"{folder} holds no lists of clips: train.txt, val.txt and test.txt are looked for.")
     return found
+
+
+def _lines_of(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise DataError(f"The list {path} cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"The list {path} is no text in UTF-8: save it as such.") from error
 
 
 def _stem(name: str) -> str:

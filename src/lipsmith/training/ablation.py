@@ -239,7 +239,7 @@ def write_table(rows: Sequence[Row], folder: Path) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     text = "\n".join(lines) + "\n"
-    (folder / "table.md").write_text(text)
+    (folder / "table.md").write_text(text, encoding="utf-8")
     (folder / "table.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     return text
 

@@ -330,9 +330,11 @@ def load_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Exper
         RecipeError: It names the file and each field that is wrong.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise RecipeError(f"The recipe {path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"The recipe {path} is no text in UTF-8.") from error
     try:
         fields = yaml.safe_load(text)
     except yaml.YAMLError as error:
