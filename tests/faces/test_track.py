@@ -160,6 +160,10 @@ class TestMotion:
         states = np.random.default_rng(1).normal(0, 1, (20, 4))
         assert smooth(states, sigma=0) is states
 
+    def test_the_frames_of_a_slide_show_have_boxes(self):
+        (track,) = follow([picture((RED, 160, 120, 40))] * 6, rate=Fraction(1, 10))
+        assert_allclose(track.boxes, np.tile([140, 90, 180, 150], (6, 1)))
+
 
 class TestSeveralPeople:
     def test_each_person_is_one_track_and_the_largest_comes_first(self):

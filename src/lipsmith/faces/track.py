@@ -555,7 +555,7 @@ def smooth(states: Floats, *, sigma: float) -> Floats:
         states: (n, 4) centre x, y in pixels, logarithm of width and height.
         sigma: Standard deviation in frames; 0 returns the states as they are.
     """
-    if sigma <= 0 or len(states) < 3:
+    if sigma < _LEAST_SIGMA or len(states) < 3:
         return states
     close_sigma = _close_sigma(sigma)
     steady, close = _fit_lines(states[:, :2], sigma), _fit_lines(states[:, :2], close_sigma)
@@ -579,6 +579,9 @@ def smoothing_reach(sigma: float) -> int:
     return _reach(sigma * _SIZE_SIGMA) + round(2 * close_sigma) + _reach(close_sigma)
 
 
+_LEAST_SIGMA = (
+    0.1  # with less, as in a slide show, a neighbour's weight is nothing, and soon no number at all
+)
 _SIZE_SIGMA = 1.5  # in the sigma of the places
 
 
