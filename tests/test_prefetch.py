@@ -1,4 +1,6 @@
+import gc
 import threading
+import weakref
 
 import pytest
 
@@ -26,6 +28,31 @@ def test_it_works_ahead_by_its_capacity_and_no_further():
         assert made == [0, 1, 2, 3]
         assert next(items) == 0
         assert [next(items) for _ in range(3)] == [1, 2, 3]
+
+
+def test_an_exception_that_was_dealt_with_holds_nothing_in_memory():
+    class Frame:
+        pass
+
+    frames = []
+
+    def source():
+        held = Frame()
+        frames.append(weakref.ref(held))
+        yield 1
+        raise KeyError("broken")
+
+    gc.disable()
+    try:
+        with (
+            pytest.raises(KeyError),
+            Prefetch(source(), 2) as first,
+            Prefetch((item for item in first), 2) as second,
+        ):
+            list(second)
+        assert frames[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_an_exception_comes_out_behind_the_items_before_it():

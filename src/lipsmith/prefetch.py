@@ -59,7 +59,11 @@ class Prefetch(AbstractContextManager, Iterator[Item], Generic[Item]):
                 return item
             error, self._error = self._error, None
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                # Its traceback holds this call: both would hold all that the source held until garbage is collected.
+                del error
         raise StopIteration
 
     def close(self) -> None:
