@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 
 from lipsmith.errors import InputError
-from lipsmith.media.container import planar_picture, to_bgr
+from lipsmith.media.container import planar_picture, to_bgr, whole_frames
 from lipsmith.media.probe import probe
 from lipsmith.media.read import (
     _Timeline,
     first_frame_time,
     read_frames,
+    read_pictures,
     read_sample_blocks,
     read_samples,
 )
+from lipsmith.picture import PlanarPicture
 
 from ..media_samples import (
     beep_times,
@@ -176,6 +178,47 @@ def test_colours_follow_the_tags(tmp_path: Path, matrix, full_range, size, expec
         container.mux(stream.encode(None))
     image = next(read_frames(path)).image
     assert np.abs(image.reshape(-1, 3).astype(int) - expected_bgr).max() <= 1
+
+
+def make_interlaced(path: Path, num_frames: int) -> Path:
+    """A bar that moves by four pixels from one half picture to the next."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(
+            "libx264", rate=25, options={"x264-params": "interlaced=1", "crf": "10"}
+        )
+        stream.width, stream.height, stream.pix_fmt = 192, 96, "yuv420p"
+        for number in range(num_frames):
+            image = np.full((96, 192, 3), 40, np.uint8)
+            for half in (0, 1):
+                left = 4 * (2 * number + half)
+                image[half::2, left : left + 24] = 200
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_interlaced_frames_become_whole_ones(tmp_path: Path) -> None:
+    def combs(image: np.ndarray) -> float:
+        rows = image[..., 1].astype(int)
+        return float(np.abs(2 * rows[1:-1:2] - rows[:-2:2] - rows[2::2]).mean())
+
+    clip = make_interlaced(tmp_path / "clip.mp4", 12)
+    with av.open(str(clip)) as container:
+        decoded = list(container.decode(video=0))
+    assert combs(to_bgr(decoded[5])) > 10
+    frames = list(read_frames(clip))
+    assert [frame.time for frame in frames] == [Fraction(number, 25) for number in range(12)]
+    for number, frame in enumerate(frames):
+        assert combs(frame.image) < 1
+        bar = np.flatnonzero(frame.image[48, :, 1] > 120)
+        assert abs(bar[0] - 8 * number) <= 5
+    assert isinstance(next(read_pictures(clip)).picture, PlanarPicture)
+    # Stretches without interlaced frames are left alone, and the size may change on the way.
+    with av.open(str(make_clip(tmp_path / "other.mp4", num_frames=3))) as container:
+        others = list(container.decode(video=0))
+    mixed = list(whole_frames([others[0], *decoded[:3], others[1], others[2]]))
+    assert [mixed[0], *mixed[-2:]] == others
+    assert [frame.width for frame in mixed] == [96, 192, 192, 192, 96, 96]
 
 
 @pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv422p10le"])

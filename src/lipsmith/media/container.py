@@ -6,7 +6,7 @@ Times here are `Fraction` seconds on the container's own clock.
 import logging
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Literal, cast
 
 import av
 import av.error
+import av.filter
 import numpy as np
 from av.container import InputContainer
 from av.video.reformatter import Interpolation
@@ -281,6 +282,57 @@ def decode(
             )
         return
     _require_declared_end(container, end, path)
+
+
+def whole_frames(frames: Iterable[Frames]) -> Iterator[av.VideoFrame]:
+    """Video frames, those that are interlaced made of one field: the output, which is not, would show combs.
+
+    From the first interlaced one on, frames come one late; others than interlaced ones stay as they are.
+    """
+    graph: av.filter.Graph | None = None
+    form = None
+    for frame in frames:
+        assert isinstance(frame, av.VideoFrame)
+        if graph is not None and form != (frame.width, frame.height, frame.format.name):
+            graph.push(None)
+            yield from _filtered(graph)
+            graph = None
+        if graph is None and not frame.interlaced_frame:
+            yield frame
+            continue
+        if graph is None:
+            form = frame.width, frame.height, frame.format.name
+            graph = _deinterlacer(frame)
+        graph.push(frame)
+        yield from _filtered(graph)
+    if graph is not None:
+        graph.push(None)
+        yield from _filtered(graph)
+
+
+def _deinterlacer(frame: av.VideoFrame) -> av.filter.Graph:
+    graph = av.filter.Graph()
+    source = graph.add_buffer(
+        width=frame.width,
+        height=frame.height,
+        format=frame.format,
+        time_base=frame.time_base or Fraction(1, av.time_base),
+    )
+    halves = graph.add("bwdif", "mode=send_frame:deint=interlaced")
+    source.link_to(halves)
+    halves.link_to(graph.add("buffersink"))
+    graph.configure()
+    return graph
+
+
+def _filtered(graph: av.filter.Graph) -> Iterator[av.VideoFrame]:
+    while True:
+        try:
+            frame = graph.pull()
+        except (av.error.BlockingIOError, av.error.EOFError):
+            return
+        assert isinstance(frame, av.VideoFrame)
+        yield frame
 
 
 def stamp(frame: Frames) -> Fraction | None:

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,6 +22,7 @@ from lipsmith.media.container import (
     require_whole,
     stamp,
     to_bgr,
+    whole_frames,
 )
 from lipsmith.media.images import read_image
 from lipsmith.media.probe import apply_turn, display_turn, stream_rate
@@ -67,7 +67,8 @@ def read_pictures(path: Clip) -> Iterator[TimedPicture]:
     Times are exact, start at 0 and strictly increase: frames without a time stamp, or with one that is not
     after the frame before, are put in between. Rotation flags are applied; a video whose picture size changes
     on the way is scaled to the size of its first frame. Colours are converted with the matrix and range that
-    the file names, BT.709 for untagged HD, BT.601 for untagged smaller pictures. Frames of 8 bits, 4:2:0, limited range
+    the file names, BT.709 for untagged HD, BT.601 for untagged smaller pictures. The two half pictures of an interlaced
+    frame, which were taken one after the other, become one whole picture. Frames of 8 bits, 4:2:0, limited range
     and even sides that need none of this are left as they were decoded.
 
     Raises:
@@ -89,8 +90,7 @@ def _read(path: Clip, *, planes: bool) -> Iterator[TimedPicture]:
         size: tuple[int, int] | None = None
         turn = (False, False, False)
         index = -1
-        for index, decoded in enumerate(decode(container, stream, path)):
-            assert isinstance(decoded, av.VideoFrame)
+        for index, decoded in enumerate(whole_frames(decode(container, stream, path))):
             if size is None:
                 size = decoded.width, decoded.height
                 # Once only: PyAV's side data and its frame hold each other, and frames would pile up until Python
