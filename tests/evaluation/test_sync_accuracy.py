@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lipsmith.data.clips import load_clip, read_index
+from lipsmith.data.clips import Clip, ClipRecord, load_clip, read_index
 from lipsmith.data.synthetic import prepare_synthetic
 from lipsmith.errors import DataError, ExitCode
 from lipsmith.evaluation.sync_accuracy import (
@@ -214,3 +214,29 @@ def test_command(drawn: Path, run_folder: Path, tmp_path: Path, capsys: pytest.C
     assert main([*arguments, "--picture", str(tmp_path / "no" / "folder.png")]) == ExitCode.OUTPUT
     assert main([str(tmp_path), "--data", str(drawn)]) == ExitCode.RECIPE
     assert "recipe.json cannot be read" in capsys.readouterr().err
+
+
+def test_of_the_training_clips_only_those_of_the_threshold_are_read(
+    drawn: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lipsmith.data import reader
+
+    read: list[str] = []
+
+    def note(record: ClipRecord, *where: object, **known: bool) -> Clip:
+        read.append(record.speaker)
+        return load_clip(record, drawn)
+
+    monkeypatch.setattr(reader, "load_clip", note)
+    arguments = [
+        "--data",
+        str(drawn),
+        "--max-frames",
+        "20",
+        "--split",
+        "validation",
+        "--threshold-clips",
+        "1",
+    ]
+    assert main([str(run_folder), *arguments]) == ExitCode.OK
+    assert sorted(read) == ["drawn_0", "drawn_2"]

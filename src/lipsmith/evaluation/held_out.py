@@ -398,11 +398,14 @@ def score_real(judge: SyncJudge, clips: Sequence[Clip], *, max_frames: int = 250
     return summarise([score for score, _ in scores], [clip.record.speaker for _, clip in scores])
 
 
-def load_clips(data: Path, recipe: Path, split: Split = "test") -> list[Clip]:
-    """The clips of folder `data` that `recipe` holds out as `split`, their offsets corrected as it says."""
+def load_clips(data: Path, recipe: Path, split: Split = "test") -> Sequence[Clip]:
+    """The clips of folder `data` that are `split` by `recipe`, their offsets corrected as it says.
+
+    Those of a training split are read when they are asked for.
+    """
     from lipsmith.training.recipe import load_recipe
 
-    return list(load_split(data, load_recipe(recipe).data.selection(), split))
+    return load_split(data, load_recipe(recipe).data.selection(), split)
 
 
 def open_judge(path: Path) -> SyncJudge:
