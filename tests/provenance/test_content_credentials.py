@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
 
@@ -309,8 +310,20 @@ def test_temporary_folder_that_is_missing_is_named(make_video, record, tmp_path,
     video = tmp_path / "long.mp4"
     write_packets(video, 10, packet_bytes=1 << 20)
     monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(content_credentials, "_temporary_files_in", lambda _folder: nullcontext())
     with pytest.raises(OutputError, match=r"long\.mp4 could not be signed: .* TMPDIR names another folder"):
         sign(video, record, parent=make_video("source.mp4"))
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["long.mp4", "source.mp4"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="TMPDIR is of POSIX")
+def test_a_temporary_folder_without_room_loses_no_video(make_video, record, tmp_path, monkeypatch):
+    video = tmp_path / "long.mp4"
+    write_packets(video, 10, packet_bytes=1 << 20)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
+    sign(video, record, parent=make_video("source.mp4"))
+    assert read_store(video)["validation_state"] == "Valid"
+    assert os.environ["TMPDIR"] == str(tmp_path / "nowhere")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["long.mp4", "source.mp4"]
 
 

@@ -17,6 +17,8 @@ import secrets
 import shutil
 import struct
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -65,7 +67,8 @@ _BLOCK_BYTES = 1 << 20
 
 # Left to itself, c2pa holds the file in memory twice, up to 512 MB each: hashed as one range, and written
 # through a memory buffer. Hashing the media data in leaves of a tree, and a small buffer, keep it below 50
-# MB at any length; what exceeds the buffer goes through an unnamed file in the system's temporary folder.
+# MB at any length; what exceeds the buffer goes through an unnamed file in the system's temporary folder, or beside the
+# video.
 _LEAF_KB = 1024  # read as a whole; each adds 32 bytes to the manifest
 _BUFFER_MB = 8
 
@@ -130,22 +133,34 @@ def sign(
     context = library.Context.from_dict(_signing_settings(path, output))
     # c2pa cannot look into these, or shall not: named by title, format and hash, and a manifest that we read.
     opaque = [source for source in sources if source.manifest is not None]
-    while True:
-        with library.Builder.from_json(
-            _definition(record, output, sources, opaque), context=context
-        ) as builder:
-            for source in sources:
-                if source.manifest is not None:
-                    builder.add_resource(source.resource, io.BytesIO(source.manifest.data))
-            refused = _add_sources(library, builder, [source for source in sources if source not in opaque])
-            if refused is None:
-                return Signature(_write_signed(library, builder, identity, path, output), tuple(notes))
-            source, why = refused
-            opaque.append(source)
-            notes.append(
-                f"Content Credentials of {source.path.name}, if it has any, could not be read and are not "
-                f"passed on: {why}"
-            )
+
+    def signed() -> Signature:
+        while True:
+            with library.Builder.from_json(
+                _definition(record, output, sources, opaque), context=context
+            ) as builder:
+                for source in sources:
+                    if source.manifest is not None:
+                        builder.add_resource(source.resource, io.BytesIO(source.manifest.data))
+                refused = _add_sources(
+                    library, builder, [source for source in sources if source not in opaque]
+                )
+                if refused is None:
+                    return Signature(_write_signed(library, builder, identity, path, output), tuple(notes))
+                source, why = refused
+                opaque.append(source)
+                notes.append(
+                    f"Content Credentials of {source.path.name}, if it has any, could not be read and are not "
+                    f"passed on: {why}"
+                )
+
+    try:
+        return signed()
+    except _NoRoomError:
+        # Often the system's folder is in memory, and an hour of video is too much for it: where the video is, there is
+        # more room.
+        with _temporary_files_in(path.parent):
+            return signed()
 
 
 def _signing_settings(path: Path, output: Path) -> dict[str, Any]:
@@ -327,6 +342,23 @@ def _add_sources(library: Any, builder: Any, sources: list[_Source]) -> tuple[_S
     return None
 
 
+class _NoRoomError(OutputError):
+    """What c2pa wants to put aside could not be written."""
+
+
+@contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    before = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = str(folder.resolve())  # where c2pa looks, each time
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = before
+
+
 class _Watched:
     """A file for c2pa, which hides the cause of every failure in a stream: this keeps it."""
 
@@ -381,9 +413,9 @@ def _write_signed(library: Any, builder: Any, identity: Identity, path: Path, ou
             if cause := target.error or source.error:
                 raise cause from failure
             if isinstance(failure, library.C2paError.Io) and path.stat().st_size > _BUFFER_MB << 20:
-                raise OutputError(
-                    f"{output} could not be signed: {failure}. Signing needs room for a copy of the file in "
-                    f"{tempfile.gettempdir()}; the variable TMPDIR names another folder."
+                raise _NoRoomError(
+                    f"{output} could not be signed: {failure}. Signing needs room for a copy of the file, in "
+                    f"{tempfile.gettempdir()} or in {path.parent}; the variable TMPDIR names another folder."
                 ) from failure
             if failure is not None:
                 raise ProvenanceError(
