@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import lipsmith.runtime.export as export
 from lipsmith.errors import OutputError, UsageError, WeightsError
+from lipsmith.models.articulation import articulate
 from lipsmith.models.blocks import ConvBlock
 from lipsmith.models.wav2lip import Wav2Lip
 from lipsmith.runtime.base import FloatArray
@@ -46,6 +47,18 @@ class Forgetful(SmallGenerator):
         """As its parent's."""
         generated = super().forward(mel, faces)
         return generated if torch.jit.is_tracing() else generated + self.change
+
+
+class Articulated(SmallGenerator):
+    """One whose sound has a code of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sound_code = nn.Sequential(self.sound, nn.ReLU())
+
+    def forward(self, mel: Tensor, faces: Tensor) -> Tensor:
+        """As its parent's."""
+        return torch.sigmoid(self.output(torch.relu(self.face(faces) + self.sound_code(mel))))
 
 
 @pytest.fixture
@@ -236,6 +249,33 @@ def test_the_best_of_the_tries_is_written(
     first = export_generator(network, tmp_path, precision="int8", calibration=calibration)
     assert tried == ["extremes", "median", "quantile", "extremes"]
     assert best.psnr_lower_db >= first.psnr_lower_db
+
+
+def test_8_bit_ranges_hold_the_articulation_that_weights_are_run_with(
+    calibration: list[tuple[FloatArray, FloatArray]], tmp_path: Path
+) -> None:
+    pytest.importorskip("nncf")
+    torch.manual_seed(0)
+    network = Articulated()
+    mels, faces = calibration[0]
+    as_trained = expected_of(network, mels, faces)
+    exported = {}
+    for factor in (1.0, 3.0):
+        folder = tmp_path / str(factor)
+        exported[factor] = export_generator(
+            network, folder, precision="int8", calibration=calibration, articulation=factor
+        )
+        # Both are at 1 until they are told otherwise.
+        assert psnr(OpenVinoGenerator(folder).generate(mels, faces), as_trained) > 38
+    articulate(network, 3.0)
+    wide = expected_of(network, mels, faces)
+    assert psnr(as_trained, wide) < 25
+    narrow, fitted = (
+        psnr(OpenVinoGenerator(tmp_path / str(factor), articulation=3.0).generate(mels, faces), wide)
+        for factor in (1.0, 3.0)
+    )
+    assert fitted > 38 > narrow
+    assert exported[3.0].psnr_lower_db > 38
 
 
 def test_the_head_stays_in_floating_point_where_that_is_needed(

@@ -264,7 +264,7 @@ def fake_export(monkeypatch: pytest.MonkeyPatch) -> list[tuple[nn.Module, str]]:
     """In place of the export to OpenVINO, which takes seconds and has its own tests."""
     calls: list[tuple[nn.Module, str]] = []
 
-    def export_generator(model: nn.Module, folder: Path, *, precision: str, calibration: Any = None) -> Path:
+    def export_generator(model: nn.Module, folder: Path, *, precision: str, **_: Any) -> Path:
         calls.append((model, precision))
         (folder / "generator.xml").write_text("<net/>")
         (folder / "generator.bin").write_bytes(b"weights")

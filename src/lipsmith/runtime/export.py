@@ -20,7 +20,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from lipsmith.conditioning import lower_half, mask_lower_half
 from lipsmith.engine import compile_on_cpu, import_openvino, without_telemetry
 from lipsmith.errors import OutputError, RuntimeUnavailableError, UsageError, WeightsError
+from lipsmith.models.articulation import articulate as articulate_torch
 from lipsmith.models.blocks import ConvBlock
+from lipsmith.runtime.articulation import ARTICULATION_LAYERS, articulate, make_articulate
 from lipsmith.runtime.base import OPENVINO_NAME, FloatArray, check_inputs, split_rows
 from lipsmith.runtime.openvino import read_generator
 from lipsmith.timebase import NUM_MELS, WINDOW_COLUMNS
@@ -30,8 +32,9 @@ Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 # Most that a pixel (0 to 1) may differ from PyTorch's, anywhere in the face. The first is rounding in another
-# order of addition, the second weights rounded to eleven bits; a step of an 8-bit picture is 4e-3.
-MAX_DIFFERENCE = {"fp32": 1e-4, "fp16": 1e-2}
+# order of addition, the second weights rounded to eleven bits, where noise is moved about and its edges with it; a
+# step of an 8-bit picture is 4e-3.
+MAX_DIFFERENCE = {"fp32": 1e-4, "fp16": 2e-2}
 # Least peak signal-to-noise ratio in dB of the lower half, the only part that is pasted: over all judged rows, and
 # of the worst of them, lest an average hide one ruined face. 38 dB is an error of 3 steps of 255 root mean square,
 # below the noise of sensor and encoder; 32 dB is 6 steps.
@@ -83,6 +86,7 @@ def export_generator(
     *,
     precision: Precision = "fp16",
     calibration: Iterable[tuple[FloatArray, FloatArray]] | None = None,
+    articulation: float = 1.0,
 ) -> Exported:
     """Write `model` into `folder` as generator.xml and generator.bin, and check the written files against it.
 
@@ -95,6 +99,8 @@ def export_generator(
         calibration: batches of (mels (n, 1, 80, 16), faces (n, 6, S, S)) float32 from real clips, in all at
             least `MIN_CALIBRATION_ROWS` rows: needed for "int8", a further check otherwise. A few hundred
             rows of many people serve best; all are held in memory.
+        articulation: what it is going to be run with (`lipsmith.runtime.resolve_runtime`): the ranges of "int8" hold
+            it, and the agreement is of faces that speak so. The files themselves are at 1.
 
     Returns:
         What was written, and the agreement.
@@ -117,6 +123,10 @@ def export_generator(
         )
 
     graph = _convert(network if precision == "int8" else _without_additions(network), face_size)
+    make_articulate(graph)
+    if articulation != 1:
+        articulate(graph, articulation)
+        articulate_torch(network, articulation)
     fitted = mels[~judged], faces[~judged]
     if precision == "int8":
         mels, faces = mels[judged], faces[judged]
@@ -128,14 +138,15 @@ def export_generator(
     if not np.isfinite(expected).all():
         raise WeightsError("The generator gives values that are not numbers: its weights are damaged.")
 
+    judged_by = _Samples(mels, faces, expected, articulation)
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as scratch:
             if precision == "int8":
-                exported = _best_of_int8(graph, fitted, (mels, faces, expected), Path(scratch))
+                exported = _best_of_int8(graph, fitted, judged_by, Path(scratch))
             else:
-                exported = _write(graph, Path(scratch) / precision, precision, (mels, faces, expected))
+                exported = _write(graph, Path(scratch) / precision, precision, judged_by)
             if objection := _objection(exported, precision):
                 raise WeightsError(f"The {precision} generator was not written: {objection}")
             # The picture of the graph goes last: it is what the runtime looks for.
@@ -148,7 +159,14 @@ def export_generator(
     return replace(exported, path=folder / OPENVINO_NAME)
 
 
-_Samples = tuple[FloatArray, FloatArray, FloatArray]  # mels, faces, and what PyTorch makes of them
+@dataclass(frozen=True)
+class _Samples:
+    """Inputs, and what PyTorch makes of them."""
+
+    mels: FloatArray
+    faces: FloatArray
+    expected: FloatArray
+    articulation: float
 
 
 def _best_of_int8(
@@ -171,8 +189,10 @@ def _best_of_int8(
 
 
 def _write(graph: Any, folder: Path, precision: Precision, samples: _Samples) -> Exported:
-    """Write `graph` into a new `folder`, and compare what was written with PyTorch."""
+    """Write `graph` at articulation 1 into a new `folder`, and compare what was written with PyTorch."""
     folder.mkdir()
+    if samples.articulation != 1:
+        articulate(graph, 1.0)
     path = folder / OPENVINO_NAME
     try:
         import_openvino().save_model(graph, path, compress_to_fp16=precision != "fp32")
@@ -180,16 +200,21 @@ def _write(graph: Any, folder: Path, precision: Precision, samples: _Samples) ->
         raise OutputError(
             f"The generator cannot be written to {folder.parent.parent} ({error}). Is the disk full?"
         ) from error
-    mels, faces, expected = samples
-    request = compile_on_cpu(read_generator(path)).create_infer_request()
+    written = read_generator(path)
+    if samples.articulation != 1:
+        articulate(written, samples.articulation)
+    request = compile_on_cpu(written).create_infer_request()
     generated = np.concatenate(
-        [request.infer([mels[rows], faces[rows]])[0] for rows in split_rows(len(mels), 8)]
+        [
+            request.infer([samples.mels[rows], samples.faces[rows]])[0]
+            for rows in split_rows(len(samples.mels), 8)
+        ]
     )
-    lower, wanted = lower_half(generated), lower_half(expected)
+    lower, wanted = lower_half(generated), lower_half(samples.expected)
     return Exported(
         path=path,
-        num_rows=len(mels),
-        largest_difference=float(np.abs(generated - expected).max()),
+        num_rows=len(samples.mels),
+        largest_difference=float(np.abs(generated - samples.expected).max()),
         psnr_lower_db=psnr(lower, wanted),
         worst_psnr_lower_db=min(psnr(*pair) for pair in zip(lower, wanted, strict=True)),
     )
@@ -258,6 +283,9 @@ def _convert(network: nn.Module, face_size: int) -> Any:
 
 def _quantise(graph: Any, mels: FloatArray, faces: FloatArray, ends: Range, kept: list[str]) -> Any:
     """A copy of `graph` with 8-bit convolutions but for those `kept`, ranges fitted to the given rows."""
+    names = {layer.get_friendly_name() for layer in graph.get_ops()}
+    # Their values are not a convolution's, and their range is that of what follows.
+    kept = [*kept, *(name for name in ARTICULATION_LAYERS if name in names)]
     with _silence():
         try:
             with without_telemetry():

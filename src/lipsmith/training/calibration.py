@@ -57,15 +57,15 @@ def calibration_batches(
             )
         clip = load_clip(record, data)
         count = min(_CALIBRATION_FRAMES, len(clip))
-        first = (len(clip) - count) // 2
-        # The last frame is shown once more in front, so that a kept reference is not the frame itself.
-        pictures = clip.faces(first, count)
-        kept = clip_references(reference, np.concatenate([pictures[-1:], pictures]))[1:]
+        # From all over the clip: beside a neighbour of the frame, a kept reference would leave nothing to be moved.
+        places = np.linspace(0, len(clip) - 1, count + 1).astype(int)
+        pictures = np.concatenate([clip.faces(place, 1) for place in places.tolist()])
+        pictures, kept = pictures[1:], clip_references(reference, pictures)[1:]
         shown, references = (
             images.astype(np.float32).transpose(0, 3, 1, 2) / np.float32(255) for images in (pictures, kept)
         )
         speech = heard if number % 2 and heard is not None else clip
-        windows = speech.windows()[:: max(1, len(speech) // count)][:count]
+        windows = speech.windows()[np.linspace(0, len(speech) - 1, count + 1).astype(int)[1:]]
         faces = np.concatenate([mask_lower_half(shown), references], axis=1)
         yield windows, faces[: len(windows)]
         heard = clip

@@ -306,7 +306,9 @@ def write_weights(
         # Not by `save_file`: its files are for their owner alone, whatever the umask says.
         (partial / f"{card.kind}.safetensors").write_bytes(save(tensors, metadata))
         if card.kind == "generator":
-            exported = export_generator(network, partial, precision=precision, calibration=calibration)
+            exported = export_generator(
+                network, partial, precision=precision, calibration=calibration, articulation=card.articulation
+            )
             if precision == "int8":
                 card = dataclasses.replace(card, scores={**card.scores, "int8": _agreement(exported)})
         files = {path.name: file_sha256(path) for path in sorted(partial.iterdir())}
