@@ -68,6 +68,20 @@ def test_a_single_frame_has_the_rate_of_a_still_image(tmp_path: Path) -> None:
     assert video.rate == 25
 
 
+def test_a_file_in_fragments_whose_index_lists_one_frame_keeps_its_rate(tmp_path: Path) -> None:
+    clip = make_clip(
+        tmp_path / "clip.mp4",
+        num_frames=10,
+        rate=NTSC,
+        codec="mjpeg",
+        pixel_format="yuvj420p",
+        options={"movflags": "frag_every_frame"},
+    )
+    video = probe(clip).video
+    assert video is not None
+    assert (video.rate, video.num_frames) == (NTSC, 1)
+
+
 @pytest.mark.parametrize(("orientation", "rotation"), [(1, 0), (6, 90), (3, 180), (8, 270)])
 def test_exif_beside_the_frames_of_a_camera(tmp_path: Path, orientation: int, rotation: int) -> None:
     path = tmp_path / "clip.avi"

@@ -148,13 +148,12 @@ def stream_rate(stream: av.VideoStream, path: Path) -> Fraction:
     Where a file tells none, or gives the ticks of its clock for one, as what browsers record does, its first seconds
     are measured. A single frame is shown like a still image.
     """
-    if stream.frames == 1:
-        return DEFAULT_RATE_HZ
     average, nominal = stream.average_rate, stream.guessed_rate
     rate = average
     if average and nominal and abs(nominal - average) <= average * _RATE_TOLERANCE:
         rate = nominal
-    if rate and 0 < rate <= _MOST_TOLD_HZ:
+    # An index that lists one frame is that of a still, or only the beginning of a file in fragments.
+    if rate and 0 < rate <= _MOST_TOLD_HZ and stream.frames != 1:
         return Fraction(rate)
     measured = _measured_rate(path, stream.index)
     return Fraction(rate) if rate and abs(rate - measured) <= measured * _RATE_TOLERANCE else measured
