@@ -11,6 +11,9 @@ import pytest
 import torch
 
 from lipsmith.errors import ExitCode
+from lipsmith.media.probe import probe
+from lipsmith.media.read import read_frames
+from lipsmith.media.write import VideoWriter
 
 from .conftest import Command
 
@@ -137,3 +140,44 @@ def test_fid_by_a_network_of_one_s_own(run: Command, videos: Path, media: Path, 
     assert "compares only with numbers of the same network" in done.err
     refused = run("evaluate", "quality", videos / "face.mp4", "-r", media / "face.mp4", "--fid")
     assert refused.code == ExitCode.WEIGHTS and "--download" in refused.err
+    # A generated video in which nobody finds a face costs its own part of the FID, and no row.
+    picture = probe(media / "face.mp4").video
+    assert picture is not None
+    with VideoWriter(
+        videos / "faceless.mp4", width=picture.width, height=picture.height, rate=picture.rate
+    ) as writer:
+        for frame in read_frames(media / "face.mp4"):
+            writer.write(np.full_like(frame.image, 90), frame.time)
+    two = [videos / "face.mp4", videos / "faceless.mp4"]
+    done = run(
+        "evaluate",
+        "quality",
+        *two,
+        "-r",
+        media / "face.mp4",
+        "--features",
+        network,
+        "--device",
+        "cpu",
+        "--json",
+    )
+    assert done.code == ExitCode.INCOMPLETE
+    assert "faceless.mp4 is in no FID: There is no face" in done.err
+    answer = json.loads(done.out)
+    assert [row["failure"] for row in answer["files"]] == [None, None] and answer["fid"][
+        "fid"
+    ] == pytest.approx(0)
+    done = run(
+        "evaluate",
+        "quality",
+        two[1],
+        "-r",
+        media / "face.mp4",
+        "--features",
+        network,
+        "--device",
+        "cpu",
+        "--json",
+    )
+    assert done.code == ExitCode.INCOMPLETE and "There is no FID" in done.err
+    assert json.loads(done.out)["fid"] is None

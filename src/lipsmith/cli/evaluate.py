@@ -13,7 +13,7 @@ from lipsmith.cli.failures import told_in_one_sentence
 from lipsmith.cli.options import CsvAnswer, JsonAnswer
 from lipsmith.cli.output import command_line, say, write_answer, write_json
 from lipsmith.cli.progress import ProgressBars
-from lipsmith.errors import ExitCode, UsageError
+from lipsmith.errors import DataError, ExitCode, UsageError
 
 if TYPE_CHECKING:
     from lipsmith.evaluation.file_score import FileScore, FileScorer, FileSummary
@@ -229,22 +229,39 @@ def quality(
     )
     extractor = open_features(features, download=download, device=device) if fid or features else None
     rows, distance = [], None
+    left_out: list[str] = []
     with ProgressBars() as bars:
         for done, (path, real) in enumerate(pairs, 1):
             rows.append(compare_files(path, real, tools).to_dict())
             bars.show("videos", done, len(pairs))
         compared = [(pair, row) for pair, row in zip(pairs, rows, strict=True) if row["failure"] is None]
         if extractor is not None and compared:
-            made = fit_videos([path for (path, _), _ in compared], extractor, tools.detector)
-            references = list(dict.fromkeys(real for (_, real), _ in compared if real is not None))
-            distance = {
-                "fid": frechet_distance(made, fit_videos(references, extractor, tools.detector)),
-                "network": extractor.name,
-                "sha256": extractor.digest,
-                "is_standard": extractor.is_standard,
-                "crop": "tracked face crop, resampled to 299 × 299, every fifth frame at 25 a second",
-                "num_faces": made.count,
-            }
+            # By now much has been measured, which a video without a face must not cost.
+            sets: list[list[Path]] = [
+                list(dict.fromkeys(path for (path, _), _ in compared)),
+                list(dict.fromkeys(real for (_, real), _ in compared if real is not None)),
+            ]
+            try:
+                made, real_faces = (
+                    fit_videos(
+                        files,
+                        extractor,
+                        tools.detector,
+                        on_failure=lambda path, reason: left_out.append(f"{path} is in no FID: {reason}"),
+                    )
+                    for files in sets
+                )
+            except DataError as error:
+                left_out.append(f"There is no FID: {error}")
+            else:
+                distance = {
+                    "fid": frechet_distance(made, real_faces),
+                    "network": extractor.name,
+                    "sha256": extractor.digest,
+                    "is_standard": extractor.is_standard,
+                    "crop": "tracked face crop, resampled to 299 × 299, every fifth frame at 25 a second",
+                    "num_faces": made.count,
+                }
     columns = list(rows[0])
     if as_json:
         write_json({"files": rows, "fid": distance})
@@ -266,10 +283,12 @@ def quality(
         say(
             f"FID by the features of {distance['network']}: it compares only with numbers of the same network."
         )
+    for sentence in left_out:
+        say(sentence)
     changed = sum(row["is_unchanged_outside"] is False for row in rows)
     if changed:
         say(f"Changed outside of the face by more than coding explains: {changed} of {len(compared)} videos.")
-    if len(compared) < len(rows):
+    if left_out or len(compared) < len(rows):
         raise typer.Exit(ExitCode.INCOMPLETE)
 
 
