@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from lipsmith.data.clips import Clip, ClipRecord, encode_crop, read_index, save_clip, stored_size, write_index
+from lipsmith.data.journal import alone_in
 from lipsmith.data.samples import DataSelection
-from lipsmith.errors import DataError
+from lipsmith.errors import DataError, OutputError
 from lipsmith.training import doctor
 from lipsmith.training.doctor import Finding, Limits, correct_index, examine, judge, write_report
 
@@ -117,6 +118,14 @@ def test_the_index_is_corrected_and_training_acts_upon_it(prepared: Path) -> Non
     )
     correct_index(prepared, mild)
     assert {record.id for record in read_index(prepared) if record.excluded} == {"damaged_one"}
+
+
+def test_an_index_that_is_being_written_is_not_corrected(prepared: Path) -> None:
+    report = examine(prepared, None)
+    before = read_index(prepared)
+    with alone_in(prepared), pytest.raises(OutputError, match="Another `lipsmith prepare` is writing"):
+        correct_index(prepared, report)
+    assert read_index(prepared) == before
 
 
 def test_without_an_expert_the_clips_themselves_are_looked_at(prepared: Path) -> None:

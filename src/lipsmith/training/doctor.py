@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from lipsmith.conditioning import lower_half
 from lipsmith.data.clips import Clip, ClipRecord, read_index, write_index
+from lipsmith.data.journal import alone_in
 from lipsmith.data.reader import LEAST_SKIPS, ClipSet
 from lipsmith.data.samples import whole_clip
 from lipsmith.data.storage import Location
@@ -191,6 +192,7 @@ def correct_index(data: Path, report: DoctorReport, *, exclude: bool = True) -> 
 
     Raises:
         DataError: Most clips are unclear to the expert, so that it is the expert who is to be mended.
+        OutputError: The folder is being prepared just now, or cannot be written.
     """
     unclear = report.reasons.get(UNCLEAR, 0)
     if exclude and unclear >= LEAST_SKIPS and 2 * unclear > report.num_measured:
@@ -199,7 +201,8 @@ def correct_index(data: Path, report: DoctorReport, *, exclude: bool = True) -> 
             "expert's fault: train it longer or on other footage, or lower --min-confidence. The index stays as it was."
         )
     found = {finding.id: finding for finding in report.findings}
-    write_index(data, [_corrected(record, found.get(record.id), exclude) for record in read_index(data)])
+    with alone_in(data):
+        write_index(data, [_corrected(record, found.get(record.id), exclude) for record in read_index(data)])
 
 
 def write_report(report: DoctorReport, folder: Path) -> list[Path]:
