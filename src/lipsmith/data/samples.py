@@ -48,8 +48,8 @@ class DataSelection:
         uses: Permitted values of a clip's `use`; empty for all.
         leave_out: Sources whose name contains one of these are not used.
         validation: Speakers held out for choosing when to stop.
-        test: Speakers held out for the numbers in the card. Where neither is named, the footage's own lists count
-            (`ClipRecord.split`), and without those speakers are held out by `split_seed`.
+        test: Speakers held out for the numbers in the card. For the part for which nobody is named, the footage's own
+            lists count (`ClipRecord.split`); without names and lists speakers are held out by `split_seed`.
         crowds: Speaker names that stand for many unknown people → how many; they count as that many in sampling and
             are never held out.
         max_offset_seconds: A clip whose measured offset is larger is dropped.
@@ -94,7 +94,9 @@ class DataSelection:
             return "validation"
         if record.speaker in self.test:
             return "test"
-        if record.split in get_args(Split) and not (self.validation or self.test):
+        # A recipe that names people for one of both parts leaves the other to the lists.
+        is_named = {"validation": bool(self.validation), "test": bool(self.test)}
+        if record.split in get_args(Split) and not is_named.get(record.split, False):
             return cast(Split, record.split)
         return "train"
 
