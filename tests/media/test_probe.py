@@ -131,7 +131,7 @@ def test_a_still_image(tmp_path: Path, suffix: str) -> None:
     assert np.abs(read_image(path).astype(int) - numbered_image(5, 90, 50)).mean() < 3
 
 
-@pytest.mark.parametrize("size", [(4032, 3024), (6000, 300), (3000, 4096)])
+@pytest.mark.parametrize("size", [(3024, 4032), (6000, 300)])
 def test_a_photo_is_reduced_to_what_players_show(tmp_path: Path, size: tuple[int, int]) -> None:
     path = tmp_path / "photo.jpg"
     cv2.imwrite(str(path), numbered_image(9, *size))

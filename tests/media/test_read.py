@@ -519,6 +519,18 @@ def test_a_clock_that_begins_late_is_no_missing_end(tmp_path: Path, suffix: str)
     assert len(read_samples(clip)) == pytest.approx(32_000, abs=400)
 
 
+def test_sound_that_appears_on_the_way_does_not_matter(tmp_path: Path) -> None:
+    silent = make_clip(tmp_path / "silent.ts", num_frames=150, codec="mpeg2video").read_bytes()
+    sounding = make_clip(
+        tmp_path / "sound.ts", num_frames=25, codec="mpeg2video", sound_seconds=1.0, sound_codec="mp2"
+    )
+    filling = bytes([0x47, 0x1F, 0xFF, 0x10]) + b"\xff" * 184  # of which FFmpeg looks through five megabytes
+    television = tmp_path / "television.ts"
+    television.write_bytes(silent + filling * 30_000 + sounding.read_bytes() + filling * 3000 + silent)
+    assert probe(television).audio is None
+    assert len(list(read_frames(television))) == 150 + 25 + 150
+
+
 def test_subtitles_may_outlast_the_picture(tmp_path: Path) -> None:
     path = tmp_path / "subtitled.mkv"
     with av.open(str(path), "w") as container:

@@ -17,6 +17,7 @@ import av.error
 import av.filter
 import numpy as np
 from av.container import InputContainer
+from av.stream import Stream
 from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
 
@@ -255,7 +256,7 @@ def decode(
     unordered = kind == "picture" and container.format.name == "avi"
     due: deque[int] = deque()
     try:
-        for packet in container.demux(timed):
+        for packet in packets_of(container, timed):
             if packet.pts is not None:
                 end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
             if packet.stream.index != stream.index:  # (`stream_index` is 0 in all last packets)
@@ -282,6 +283,16 @@ def decode(
             )
         return
     _require_declared_end(container, end, path)
+
+
+def packets_of(container: InputContainer, streams: list[Stream]) -> Iterator[av.Packet]:
+    """The packets of some streams as they come; in the end an empty one of each, for which decoders give their rest."""
+    last = max(stream.index for stream in streams)
+    for packet in container.demux(streams):
+        yield packet
+        # PyAV would go on to streams that appeared on the way, as in recordings of television: it does not know them.
+        if not packet.size and packet.dts is None and packet.pts is None and packet.stream.index == last:
+            return
 
 
 def whole_frames(frames: Iterable[Frames]) -> Iterator[av.VideoFrame]:

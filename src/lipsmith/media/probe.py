@@ -21,6 +21,7 @@ from lipsmith.media.container import (
     is_still_image,
     num_frames,
     open_input,
+    packets_of,
     require_file,
     require_whole,
     video_stream,
@@ -166,7 +167,7 @@ def _measured_rate(path: Path, stream_index: int) -> Fraction:
         stream = container.streams[stream_index]
         tick = Fraction(stream.time_base or 1)
         with suppress(av.error.FFmpegError):  # whoever reads the pictures will say so
-            for packet in islice(container.demux(stream), _MEASURED_PACKETS):
+            for packet in islice(packets_of(container, [stream]), _MEASURED_PACKETS):
                 if packet.pts is not None:
                     stamps.append(packet.pts)
     steps = np.diff(np.unique(stamps))
