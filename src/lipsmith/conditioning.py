@@ -5,6 +5,11 @@ The one implementation for training and inference. Faces are BGR, 0 to 1, channe
 
 from typing import Literal, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+
 ReferenceForm = Literal["frame", "steady", "still"]
 """`frame`: the reference is the current frame itself at inference, another moment in training (paper, 3.4); `steady`:
 a frame kept while the pose stays, see `lipsmith.reference`; `still`: one frame for a whole shot, of baselines that make
@@ -40,3 +45,51 @@ def mask_lower_half(faces: Faces) -> Faces:
 def lower_half(faces: Faces) -> Faces:
     """A view of the rows of `faces` (…, 3, S, S) that the expert and the visual quality discriminator see."""
     return faces[..., lower_half_start(faces.shape[-2]) :, :]  # type: ignore[index,attr-defined]
+
+
+# Eyes, brows and nostrils are darker than this in any light; where they are not, something white lies over the face.
+_VEILED = 0.3
+_CLEAR = 0.1  # what the darkest of a face has without it
+_DARKEST_SHARE = 0.02
+_LUMA_BGR = np.array((0.114, 0.587, 0.299), np.float32)
+
+
+def visibility(faces: FloatArray) -> FloatArray:
+    """How much of each face is seen through a fade from or to white: 1 is all.
+
+    A fade shows `v * face + (1 - v)`. Generators were not trained on any, and paint a mouth as dark as it is without.
+
+    Args:
+        faces: (n, 3, S, S) BGR, 0 to 1, the frame's own: only upper halves are looked at.
+
+    Returns:
+        (n, 1, 1, 1), above 0 to 1.
+    """
+    upper = np.tensordot(_LUMA_BGR, faces[:, :, : lower_half_start(faces.shape[-2])], ((0,), (1,)))
+    upper = upper.reshape(len(faces), -1)
+    rank = int(_DARKEST_SHARE * upper.shape[1])
+    darkest = np.partition(upper, rank, axis=1)[:, rank]
+    # Without a step where the veil begins to be one.
+    clear = np.maximum(_VEILED - 2 * (darkest - _VEILED), _CLEAR)
+    seen = np.where(darkest > _VEILED, (1 - darkest) / (1 - clear), 1).clip(0.05, 1)
+    return np.asarray(seen, np.float32)[:, None, None, None]
+
+
+def unveiled(faces: FloatArray, seen: FloatArray) -> FloatArray:
+    """`faces` as they are without the fade of which `seen` is the `visibility`, as far as can be."""
+    return faces if (seen == 1).all() else np.clip((faces - (1 - seen)) / seen, 0, 1)
+
+
+def veiled(faces: FloatArray, seen: FloatArray) -> FloatArray:
+    """`faces` in that fade again."""
+    return faces if (seen == 1).all() else faces * seen + (1 - seen)
+
+
+def generator_faces(shown: FloatArray, references: FloatArray, seen: FloatArray) -> FloatArray:
+    """What a generator is given at inference, (n, 6, S, S): the targets, lower halves hidden, then the references.
+
+    Args:
+        shown, references: (n, 3, S, S) BGR, 0 to 1.
+        seen: the `visibility` of `shown`; what is generated is to be `veiled` by it.
+    """
+    return np.concatenate([mask_lower_half(unveiled(shown, seen)), unveiled(references, seen)], axis=1)

@@ -31,7 +31,7 @@ from lipsmith.audio.voice import activity_of_level, silence_pauses, speech_activ
 from lipsmith.audio.windows import LiveWindowStream, WindowStream, look_ahead_seconds
 from lipsmith.compose.detail import LentDetail, detail_side
 from lipsmith.compose.paste import paste_into
-from lipsmith.conditioning import mask_lower_half
+from lipsmith.conditioning import generator_faces, veiled, visibility
 from lipsmith.errors import InputError, NoFaceError, OutputError, UsageError
 from lipsmith.faces.crop import CropRule
 from lipsmith.faces.detect import FaceDetector, SlowStarter, resolve_detector
@@ -751,8 +751,10 @@ class LipSyncer:
             with clock.working("generate"):
                 shown = to_network([work.shown for work in with_face if work.shown is not None])
                 references = to_network([work.reference for work in with_face if work.reference is not None])
-                faces = np.concatenate([mask_lower_half(shown), references], axis=1)
-                for work, face in zip(with_face, self.runtime.generate(mels, faces), strict=True):
+                seen = visibility(shown)
+                faces = generator_faces(shown, references, seen)
+                generated = veiled(self.runtime.generate(mels, faces), seen)
+                for work, face in zip(with_face, generated, strict=True):
                     work.generated = np.clip(face.transpose(1, 2, 0), 0, 1) * np.float32(255)
         return batch
 

@@ -21,7 +21,7 @@ from typing import Any, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from lipsmith.conditioning import ReferenceForm, lower_half, mask_lower_half
+from lipsmith.conditioning import ReferenceForm, generator_faces, lower_half, veiled, visibility
 from lipsmith.data.clips import Clip
 from lipsmith.data.samples import Split, expert_windows, load_split
 from lipsmith.errors import DataError, UsageError, WeightsError
@@ -241,11 +241,12 @@ def generate_clip(
     Returns:
         (T, 3, S, S), 0–1.
     """
-    inputs = np.concatenate([mask_lower_half(faces), references], axis=1)
+    seen = visibility(faces)
+    inputs = generator_faces(faces, references, seen)
     made = generator.generate(
         np.ascontiguousarray(windows, np.float32), np.ascontiguousarray(inputs, np.float32)
     )
-    return np.clip(made, 0, 1)
+    return np.clip(veiled(made, seen), 0, 1)
 
 
 def evaluate_pair(generator: OpenGenerator, judge: SyncJudge, pair: Pair) -> PairResult:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lipsmith.conditioning import ReferenceForm, mask_lower_half
+from lipsmith.conditioning import ReferenceForm, generator_faces, visibility
 from lipsmith.data.clips import Clip, ClipRecord, load_clip
 from lipsmith.errors import NoFaceError, UsageError
 from lipsmith.faces.detect import FaceDetector, resolve_detector
@@ -66,7 +66,7 @@ def calibration_batches(
         )
         speech = heard if number % 2 and heard is not None else clip
         windows = speech.windows()[np.linspace(0, len(speech) - 1, count + 1).astype(int)[1:]]
-        faces = np.concatenate([mask_lower_half(shown), references], axis=1)
+        faces = generator_faces(shown, references, visibility(shown))
         yield windows, faces[: len(windows)]
         heard = clip
 
