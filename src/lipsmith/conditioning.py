@@ -8,6 +8,8 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lipsmith.geometry import LUMA_BGR
+
 FloatArray = NDArray[np.float32]
 
 ReferenceForm = Literal["frame", "steady", "still"]
@@ -51,7 +53,6 @@ def lower_half(faces: Faces) -> Faces:
 _VEILED = 0.3
 _CLEAR = 0.1  # what the darkest of a face has without it
 _DARKEST_SHARE = 0.02
-_LUMA_BGR = np.array((0.114, 0.587, 0.299), np.float32)
 
 
 def visibility(faces: FloatArray) -> FloatArray:
@@ -65,7 +66,9 @@ def visibility(faces: FloatArray) -> FloatArray:
     Returns:
         (n, 1, 1, 1), above 0 to 1.
     """
-    upper = np.tensordot(_LUMA_BGR, faces[:, :, : lower_half_start(faces.shape[-2])], ((0,), (1,)))
+    upper = np.tensordot(
+        np.array(LUMA_BGR, np.float32), faces[:, :, : lower_half_start(faces.shape[-2])], ((0,), (1,))
+    )
     upper = upper.reshape(len(faces), -1)
     rank = int(_DARKEST_SHARE * upper.shape[1])
     darkest = np.partition(upper, rank, axis=1)[:, rank]

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
 
+LUMA_BGR = (0.114, 0.587, 0.299)
+"""What blue, green and red weigh in the brightness of a face crop (ITU-R BT.601)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Box:

@@ -44,7 +44,7 @@ from lipsmith.evaluation.mouth import ssim
 from lipsmith.faces.crop import CropRule
 from lipsmith.faces.detect import FaceDetector, resolve_detector
 from lipsmith.faces.track import FaceTracker, primary_boxes
-from lipsmith.geometry import Box, Crop, Image
+from lipsmith.geometry import LUMA_BGR, Box, Crop, Image
 from lipsmith.media.read import read_frames
 from lipsmith.timebase import TRAINING_RATE_HZ
 
@@ -56,7 +56,7 @@ _IDENTITY_SIZE = 112
 _LOOK_EVERY = 5  # frames: landmarks and identity change slowly, and finding them takes long
 _FACE_MARGIN = 0.25  # of the face crop's sides, around it: what feathering and tracking may touch
 _LEAST_OUTSIDE = 0.05  # share of the picture that must lie outside of the face for the region to say anything
-_LUMA = np.array([0.114, 0.587, 0.299], np.float32)
+_LUMA = np.array(LUMA_BGR, np.float32)
 
 FailureKind = Literal["no reference", "unreadable", "other size", "no face", "failed"]
 

@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lipsmith.geometry import LUMA_BGR
+
 Images = NDArray[np.uint8]
 
 MOUTH_ROWS = (0.55, 0.86)
@@ -143,7 +145,7 @@ def _luma(images: Images) -> NDArray[np.float32]:
     """(T, H, W), 0 to 255."""
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
         raise ValueError(f"images must be (T, H, W, 3) uint8, got {images.shape} {images.dtype}")
-    return images.astype(np.float32) @ np.array([0.114, 0.587, 0.299], np.float32)
+    return images.astype(np.float32) @ np.array(LUMA_BGR, np.float32)
 
 
 def _ratio_of_medians(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:

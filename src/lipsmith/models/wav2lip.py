@@ -5,6 +5,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from lipsmith.geometry import LUMA_BGR
 from lipsmith.models.blocks import (
     ConvBlock,
     UpBlock,
@@ -199,7 +200,6 @@ class RelightingWav2Lip(WarpingWav2Lip):
     SHADE_BGR = (0.25, 0.22, -0.28)
     TINT_CELL = 8
     """Pixels over which the person's tint is averaged."""
-    _LUMA_BGR = (0.114, 0.587, 0.299)
     _DARK = 0.02  # below this brightness there is no tint to keep
     _NO_TINT = 1e-3  # squared
 
@@ -212,7 +212,7 @@ class RelightingWav2Lip(WarpingWav2Lip):
         def per_channel(values: tuple[float, float, float]) -> Tensor:
             return torch.tensor(values, device=moved.device).view(1, 3, 1, 1)
 
-        weights = per_channel(self._LUMA_BGR)
+        weights = per_channel(LUMA_BGR)
         change = share * (colour - moved)
         luma = (weights * moved).sum(1, keepdim=True)
         lighter = (weights * change).sum(1, keepdim=True)  # (n, 1, S, S), below 0 where darker

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lipsmith.geometry import LUMA_BGR
+
 Reach = Literal["face", "mouth"]
-_LUMA = (0.114, 0.587, 0.299)  # of blue, green and red
 
 EXPERT_FACE_SIZE = 96
 """Side of the faces whose lower halves, 48 × 96, an expert is trained on."""
@@ -47,7 +48,7 @@ def within_reach(faces: Tensor, reach: Reach) -> Tensor:
     """
     if reach == "face":
         return faces
-    luma = (faces * faces.new_tensor(_LUMA).view(3, 1, 1)).sum(dim=-3, keepdim=True)
+    luma = (faces * faces.new_tensor(LUMA_BGR).view(3, 1, 1)).sum(dim=-3, keepdim=True)
     bright_mouth = mouth_mask(faces.shape[-1])[0].to(faces.device) * luma
     return bright_mouth + (faces - bright_mouth).detach()
 
