@@ -43,8 +43,8 @@ GENERATOR = (
     """
 task: generator
 name: drawn
-steps: 60
-validate_every: 60
+steps: 120
+validate_every: 120
 validation_frames: 25
 precision: auto
 model: {width: 0.125}

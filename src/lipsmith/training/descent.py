@@ -1,11 +1,10 @@
 """How a training takes its steps: precision, parts of a batch, several processes."""
 
-import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from lipsmith.errors import RecipeError
@@ -85,11 +84,9 @@ class Descent:
         self.scaler.unscale_(optimiser)
         return found
 
-    def take(self, optimiser: Optimizer, *, clip_norm: float = math.inf) -> None:
-        """The optimiser's step, with gradients of a norm of at most `clip_norm`; none where they are no numbers."""
-        parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-        if bool(torch.isfinite(nn.utils.clip_grad_norm_(parameters, clip_norm))):
-            self.scaler.step(optimiser)
+    def take(self, optimiser: Optimizer) -> None:
+        """The optimiser's step; none where fp16 has overflowed."""
+        self.scaler.step(optimiser)
 
     def end_step(self) -> None:
         """To be called after the last optimiser's step."""

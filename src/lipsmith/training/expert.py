@@ -227,7 +227,9 @@ def train_expert(
             expert.train()
             set_learning_rate(optimiser, recipe.optimiser, step, recipe.steps)
             losses = descent.gradients(run, optimiser, num_clips, compute)
-            descent.take(optimiser, clip_norm=recipe.optimiser.clip_norm)
+            norm = nn.utils.clip_grad_norm_(expert.parameters(), recipe.optimiser.clip_norm)
+            if bool(torch.isfinite(norm)):
+                descent.take(optimiser)
             descent.end_step()
             average.update(expert, step)
             measures = {"loss": processes.add([sum(losses)])[0]}
