@@ -149,35 +149,14 @@ def test_fid_by_a_network_of_one_s_own(run: Command, videos: Path, media: Path, 
         for frame in read_frames(media / "face.mp4"):
             writer.write(np.full_like(frame.image, 90), frame.time)
     two = [videos / "face.mp4", videos / "faceless.mp4"]
-    done = run(
-        "evaluate",
-        "quality",
-        *two,
-        "-r",
-        media / "face.mp4",
-        "--features",
-        network,
-        "--device",
-        "cpu",
-        "--json",
-    )
+    rest = ("-r", media / "face.mp4", "--features", network, "--device", "cpu", "--json")
+    done = run("evaluate", "quality", *two, *rest)
     assert done.code == ExitCode.INCOMPLETE
     assert "faceless.mp4 is in no FID: There is no face" in done.err
     answer = json.loads(done.out)
     assert [row["failure"] for row in answer["files"]] == [None, None] and answer["fid"][
         "fid"
     ] == pytest.approx(0)
-    done = run(
-        "evaluate",
-        "quality",
-        two[1],
-        "-r",
-        media / "face.mp4",
-        "--features",
-        network,
-        "--device",
-        "cpu",
-        "--json",
-    )
+    done = run("evaluate", "quality", two[1], *rest)
     assert done.code == ExitCode.INCOMPLETE and "There is no FID" in done.err
     assert json.loads(done.out)["fid"] is None

@@ -1,10 +1,10 @@
 """How a training takes its steps: precision, parts of a batch, several processes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lipsmith.errors import RecipeError
@@ -87,6 +87,13 @@ class Descent:
     def take(self, optimiser: Optimizer) -> None:
         """The optimiser's step; none where fp16 has overflowed."""
         self.scaler.step(optimiser)
+
+    def take_clipped(
+        self, optimiser: Optimizer, parameters: Iterable[nn.Parameter], clip_norm: float
+    ) -> None:
+        """`take`, with gradients of a norm of at most `clip_norm`; no step where they are no numbers."""
+        if bool(torch.isfinite(nn.utils.clip_grad_norm_(parameters, clip_norm))):
+            self.take(optimiser)
 
     def end_step(self) -> None:
         """To be called after the last optimiser's step."""

@@ -227,9 +227,7 @@ def train_expert(
             expert.train()
             set_learning_rate(optimiser, recipe.optimiser, step, recipe.steps)
             losses = descent.gradients(run, optimiser, num_clips, compute)
-            norm = nn.utils.clip_grad_norm_(expert.parameters(), recipe.optimiser.clip_norm)
-            if bool(torch.isfinite(norm)):
-                descent.take(optimiser)
+            descent.take_clipped(optimiser, expert.parameters(), recipe.optimiser.clip_norm)
             descent.end_step()
             average.update(expert, step)
             measures = {"loss": processes.add([sum(losses)])[0]}

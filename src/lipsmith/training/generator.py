@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lipsmith.data.clips import Clip
 from lipsmith.data.samples import ClipSampler, generator_batch, load_split
@@ -135,9 +135,7 @@ class GeneratorTraining:
             return total_loss(losses), (found, generated.detach())
 
         parts = self.descent.gradients(run, self.optimiser, batch.whole["all"], compute)
-        norm = nn.utils.clip_grad_norm_(self.generator.parameters(), recipe.optimiser.clip_norm)
-        if bool(torch.isfinite(norm)):
-            self.descent.take(self.optimiser)
+        self.descent.take_clipped(self.optimiser, self.generator.parameters(), recipe.optimiser.clip_norm)
         self.average.update(self.generator, step)
         generated = parts[0][1] if len(parts) == 1 else torch.cat([faces for _, faces in parts])
         names = [term.name for term in terms_in_use(self.terms, weights, batch.whole)]
