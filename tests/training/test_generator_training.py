@@ -203,6 +203,27 @@ def test_parts_of_a_batch_add_up_to_the_whole() -> None:
     assert float(total_loss({"a": Loss(2.0, torch.tensor(1.5)), "b": Loss(1.0, torch.tensor(0.5))})) == 3.5
 
 
+def test_movement_is_compared_where_the_words_are_the_own() -> None:
+    from lipsmith.training.terms import build_terms
+
+    recipe = _recipe(losses={"movement": 2.0})
+    terms = build_terms(recipe, None, None)
+    batch = _batch([False, True])
+    weights = weights_at(recipe.losses, 0)
+    # The foreign clip stands still in both; the own one moves in the same way, at another time.
+    batch.targets[:] = 0.5
+    batch.targets[0, ::2, :, 60:84] = 0.3
+    moving = batch.targets.clone()
+    moving[0, ::2, :, 60:84], moving[0, 1::2, :, 60:84] = 0.5, 0.3
+    loss = evaluate_terms(terms, weights, batch, batch.targets)["movement"]
+    assert loss.weight == 2.0 and float(loss.value) == 0
+    still = float(evaluate_terms(terms, weights, batch, torch.full_like(moving, 0.5))["movement"].value)
+    late = float(evaluate_terms(terms, weights, batch, moving)["movement"].value)
+    assert late == pytest.approx(0, abs=1e-6)  # three of five frames are dark, or two: as far apart
+    # Deviation 0.2 · √(6 / 25) in six rows of 24 cells, of all that the mask looks at.
+    assert 0.02 < still < 0.2 * (6 / 25) ** 0.5
+
+
 def test_the_middle_frame_of_every_window() -> None:
     faces = torch.arange(7.0).view(1, 7, 1, 1, 1)
     assert middle_frames(faces, 5).flatten().tolist() == [2, 3, 4]

@@ -1,6 +1,9 @@
+import math
+
+import pytest
 import torch
 
-from lipsmith.training.regions import mouth_mask, within_reach
+from lipsmith.training.regions import mouth_mask, movement, movement_cells, moving_mask, within_reach
 
 
 def test_within_reach_of_the_mouth_only_its_brightness_is_learnt() -> None:
@@ -22,3 +25,21 @@ def test_within_reach_of_the_mouth_only_its_brightness_is_learnt() -> None:
 def test_within_reach_of_the_face_everything_is() -> None:
     faces = torch.rand(1, 3, 96, 96)
     assert within_reach(faces, "face") is faces
+
+
+def test_movement_is_the_deviation_over_time_of_the_brightness_of_cells() -> None:
+    faces = torch.full((1, 4, 3, 96, 96), 0.5)
+    faces[:, ::2, :, 60:64, 40:44] = 0.3  # one cell of 4 × 4 pixels: 0.3, 0.5, 0.3, 0.5
+    faces[:, ::2, 0, 80, 40] = 1.0  # one blue pixel of another cell: 0.114 · 0.5 / 16 more
+    found = movement(faces)
+    assert found.shape == (1, 24, 24)
+    still = 1e-5**0.5
+    assert float(found[0, 15, 10]) == pytest.approx(math.hypot(0.1, still), rel=1e-4)
+    assert float(found[0, 20, 10]) == pytest.approx(math.hypot(0.114 * 0.5 / 16 / 2, still), rel=1e-3)
+    assert int((found > still * 1.01).sum()) == 2
+
+
+@pytest.mark.parametrize("size", [96, 128, 288])
+def test_movement_has_as_many_cells_for_every_size(size: int) -> None:
+    assert movement_cells(moving_mask(size)).shape == (1, 1, 24, 24)
+    assert movement(torch.rand(2, 5, 3, size, size)).shape == (2, 24, 24)

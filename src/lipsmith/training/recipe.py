@@ -232,6 +232,8 @@ class GeneratorLosses(_Strict):
     Attributes:
         reconstruction: L1 (equation 2). `remainder`: what the weights of sync and adversarial leave of 1 (equation 6).
         edges: L1 of neighbouring pixels' differences: what keeps lips and teeth sharp.
+        movement: By how much each part of the mouth varies over the stretch, generated against real: a mean error alone
+            makes mouths that move too little.
         features: L1 of the frozen expert's early lip features, generated against real.
         sync: The frozen expert's term, as `sync_form` says.
         adversarial: The visual quality discriminator's term (equation 4).
@@ -242,6 +244,7 @@ class GeneratorLosses(_Strict):
 
     reconstruction: Schedule | Literal["remainder"] = 1.0
     edges: Schedule = 0.0
+    movement: Schedule = 0.0
     features: Schedule = 0.0
     sync: Schedule = 0.0
     adversarial: Schedule = 0.0

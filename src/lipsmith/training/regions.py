@@ -12,6 +12,8 @@ Reach = Literal["face", "mouth"]
 
 EXPERT_FACE_SIZE = 96
 """Side of the faces whose lower halves, 48 × 96, an expert is trained on."""
+_MOVEMENT_CELLS = 24
+_LEAST_VARIANCE = 1e-5  # about a grey level, squared: no slope without end where nothing moves
 
 
 def _ellipse(size: int, row: float, half_rows: float, half_columns: float) -> Tensor:
@@ -48,11 +50,26 @@ def within_reach(faces: Tensor, reach: Reach) -> Tensor:
     """
     if reach == "face":
         return faces
-    luma = (faces * faces.new_tensor(LUMA_BGR).view(3, 1, 1)).sum(dim=-3, keepdim=True)
-    bright_mouth = mouth_mask(faces.shape[-1])[0].to(faces.device) * luma
+    bright_mouth = mouth_mask(faces.shape[-1])[0].to(faces.device) * _luma(faces)
     return bright_mouth + (faces - bright_mouth).detach()
 
 
 def edges(faces: Tensor) -> tuple[Tensor, Tensor]:
     """Differences of neighbouring pixels of (…, H, W): down and across."""
     return faces[..., 1:, :] - faces[..., :-1, :], faces[..., :, 1:] - faces[..., :, :-1]
+
+
+def movement(faces: Tensor) -> Tensor:
+    """Standard deviation over time of the brightness of each of 24 × 24 cells: (B, T, 3, S, S) → (B, 24, 24)."""
+    brightness = movement_cells(_luma(faces.float()).flatten(0, 1)).unflatten(0, faces.shape[:2])
+    return (brightness.squeeze(2).var(dim=1, unbiased=False) + _LEAST_VARIANCE).sqrt()
+
+
+def movement_cells(images: Tensor) -> Tensor:
+    """(n, 1, S, S) → (n, 1, 24, 24): lips move by such cells, noise does not."""
+    return F.adaptive_avg_pool2d(images, _MOVEMENT_CELLS)
+
+
+def _luma(faces: Tensor) -> Tensor:
+    """(…, 3, H, W), BGR → (…, 1, H, W)."""
+    return (faces * faces.new_tensor(LUMA_BGR).view(3, 1, 1)).sum(dim=-3, keepdim=True)

@@ -19,7 +19,15 @@ from lipsmith.training.critics import Critic
 from lipsmith.training.expert import Expert
 from lipsmith.training.losses import contrast_with_moments, expert_sync_loss
 from lipsmith.training.recipe import GeneratorLosses, GeneratorRecipe, SyncTerm, is_ever_on, value_at
-from lipsmith.training.regions import edges, faces_for_expert, mouth_mask, moving_mask, within_reach
+from lipsmith.training.regions import (
+    edges,
+    faces_for_expert,
+    mouth_mask,
+    movement,
+    movement_cells,
+    moving_mask,
+    within_reach,
+)
 
 Compute = Callable[[StepTensors, Tensor], Tensor]
 
@@ -58,6 +66,8 @@ def build_terms(recipe: GeneratorRecipe, expert: Expert | None, critic: Critic |
     terms = [Term("reconstruction", "own", _reconstruction(losses, size))]
     if is_ever_on(losses.edges):
         terms.append(Term("edges", "own", _edge_difference))
+    if is_ever_on(losses.movement):
+        terms.append(Term("movement", "own", _movement_difference(size)))
     if is_ever_on(losses.features):
         terms.append(Term("features", "own", _lip_features(expert)))
     if is_ever_on(losses.still):
@@ -78,9 +88,8 @@ def weights_at(losses: GeneratorLosses, step: int, sync_since: int | None = 0) -
         losses: the recipe's.
         sync_since: the step at which the sync term was let in, from which its schedule counts; None while it waits.
     """
-    weights = {
-        name: value_at(getattr(losses, name), step) for name in ("edges", "features", "adversarial", "still")
-    }
+    names = ("edges", "movement", "features", "adversarial", "still")
+    weights = {name: value_at(getattr(losses, name), step) for name in names}
     # Strictly later: the batch of the step at which a validation lets the term in is drawn before that validation.
     let_in = sync_since == 0 or (sync_since is not None and step > sync_since)
     weights["sync"] = value_at(losses.sync, step - (sync_since or 0)) if let_in else 0.0
@@ -142,6 +151,17 @@ def _edge_difference(batch: StepTensors, generated: Tensor) -> Tensor:
         (a - b).abs().mean() for a, b in zip(edges(lower_half(made)), edges(lower_half(real)), strict=True)
     ]
     return batch.share("own") * torch.stack(differences).mean()
+
+
+def _movement_difference(size: int) -> Compute:
+    cells = movement_cells(moving_mask(size))
+
+    def compute(batch: StepTensors, generated: Tensor) -> Tensor:
+        made, real = (movement(faces) for faces in _own(batch, generated))
+        weight = cells[0].to(made.device)
+        return batch.share("own") * ((made - real).abs() * weight).mean() / weight.mean()
+
+    return compute
 
 
 def _lip_features(expert: Expert | None) -> Compute:

@@ -21,7 +21,7 @@ from lipsmith.training.descent import autocast
 from lipsmith.training.expert import Expert
 from lipsmith.training.losses import expert_sync_loss
 from lipsmith.training.recipe import GeneratorRecipe
-from lipsmith.training.regions import edges, faces_for_expert
+from lipsmith.training.regions import edges, faces_for_expert, movement, movement_cells, moving_mask
 
 _STRIP_CELLS = 12
 _STRIP_EVERY = 2
@@ -41,6 +41,8 @@ class _Sums:
     squares: list[float] = field(default_factory=list)
     made_edges: list[float] = field(default_factory=list)
     real_edges: list[float] = field(default_factory=list)
+    made_movement: list[float] = field(default_factory=list)
+    real_movement: list[float] = field(default_factory=list)
     sync_losses: list[float] = field(default_factory=list)
 
 
@@ -56,7 +58,8 @@ def validate_generator(
 
     Own speech with a reference from elsewhere in the clip: `l1_lower`, `psnr_lower`, `mouth_sharpness` (mean edge
     strength of the mouth region, generated over real), and, with an expert, `sync_loss` (equation 3). Foreign speech as
-    at inference, when there is an expert: `preference`, `offset_within_one`, by that expert.
+    at inference, when there is an expert: `preference`, `offset_within_one`, by that expert, and `mouth_movement`: by how
+    much the mouth's brightness varies over the clip, generated over real.
     """
     size, half = recipe.model.face_size, recipe.model.face_size // 2
     device = next(generator.parameters()).device
@@ -66,6 +69,8 @@ def validate_generator(
         slice(int(0.55 * size), int(0.86 * size)),
         slice(size // 4, 3 * size // 4),
     )
+
+    moving = movement_cells(moving_mask(size))[0].to(device)
 
     def generate(faces: Tensor, references: Tensor, windows: NDArray[np.float32]) -> Tensor:
         heard = torch.from_numpy(windows).to(device)
@@ -104,6 +109,8 @@ def validate_generator(
                 heard = expert_windows(other, 0, count, expert.frames)
                 halves = lower_half(faces_for_expert(dubbed)).cpu().numpy()
                 scores.append(score_clip(expert, halves, heard))
+                sums.made_movement.append(float((moving * movement(dubbed[None])).mean()))
+                sums.real_movement.append(float((moving * movement(faces[None, :count])).mean()))
             if index < num_strips:
                 strips.append(_strip(rows, other, count))
     generator.train(was_training)
@@ -116,6 +123,7 @@ def validate_generator(
         summary = summarise(scores, num_resamples=1)
         measures["sync_loss"] = float(np.mean(sums.sync_losses))
         measures["preference"] = summary.preference_share.value
+        measures["mouth_movement"] = float(np.sum(sums.made_movement) / np.sum(sums.real_movement))
         measures["offset_within_one"] = summary.offset_within_one_share.value
     return Validation(measures, np.concatenate(strips) if strips else None)
 
