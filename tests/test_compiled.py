@@ -89,6 +89,17 @@ def test_a_folder_that_cannot_be_written_is_no_error(cache: Path) -> None:
     assert result(compile_on_cpu(Product(3), known_by="product")) == 12
 
 
+def test_a_file_that_may_only_be_read_is_used(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = compiled_path("product")
+    keep_compiled(path, b"blob")
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(os, "utime", refuse)  # as for a file of another user's
+    assert read_compiled(path) == b"blob"
+
+
 def test_what_was_not_used_for_long_goes_first(cache: Path) -> None:
     paths = [compiled_path(str(number)) for number in range(30)]
     for number, path in enumerate(paths):

@@ -32,9 +32,10 @@ def read_compiled(path: Path) -> bytes | None:
         content = path.read_bytes()
         if hashlib.sha256(memoryview(content)[_DIGEST_BYTES:]).digest() != content[:_DIGEST_BYTES]:
             return None
-        os.utime(path)  # the least recently used go first
     except OSError:
         return None
+    with contextlib.suppress(OSError):  # a cache that came with an image of a machine may be read alone
+        os.utime(path)  # the least recently used go first
     return content[_DIGEST_BYTES:]
 
 
