@@ -103,3 +103,20 @@ def test_the_best_division_is_tried_and_remembered(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("LIPSMITH_TUNING", "off")
     fixed = OpenVinoGenerator(tmp_path)
     assert (fixed._division, fixed._trial) == (Division(4, 2), None)
+
+
+def test_faces_that_come_one_by_one_are_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIPSMITH_TUNING", "on")
+    monkeypatch.setenv("LIPSMITH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(openvino, "candidates", lambda threads: [Division(4, 2), Division(8, 1)])
+    save_network(tmp_path)
+    runtime = OpenVinoGenerator(tmp_path)
+    compiled = []
+    make = openvino._Network
+    monkeypatch.setattr(openvino, "_Network", lambda *given, **named: compiled.append(given) or make(*given))
+    for _ in range(tuning.FACES_BEFORE + 3 * tuning.FACES_TIMED):
+        runtime.generate(np.zeros((1, 1, 80, 16), np.float32), np.zeros((1, 6, 8, 8), np.float32))
+    assert (
+        len(compiled) == 1
+    )  # the one for single faces; live, each further one would be a frame that is late
+    assert not (tmp_path / "cache" / tuning.FILE_NAME).exists()

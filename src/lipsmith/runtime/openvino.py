@@ -121,7 +121,8 @@ class OpenVinoGenerator:
         network = self._network_for(len(faces))
         start = time.perf_counter()
         network.run(mels, faces, generated)
-        if self._trial is not None:
+        # A single face, as in live use, cannot be divided: no candidate differs, and a trial would only make it wait.
+        if self._trial is not None and len(faces) > 1:
             self._trial.add(len(faces), time.perf_counter() - start)
             self._follow_trial(self._trial)
         return generated
