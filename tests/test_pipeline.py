@@ -689,7 +689,10 @@ def test_track_and_render_work_on_arrays(studio):
     assert changed == [index != 7 for index in range(30)]
 
 
-@pytest.mark.parametrize("samples", [np.zeros(16000, np.int16), np.zeros((16000, 2), np.float32)])
+@pytest.mark.parametrize(
+    "samples",
+    [np.zeros(16000, np.int16), np.zeros((16000, 2), np.float32), np.full(16000, 3e4, np.float32)],
+)
 def test_render_refuses_samples_that_it_would_hear_as_noise(studio, samples):
     studio.sync()
     image = make_frame(0).picture.bgr()

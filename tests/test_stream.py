@@ -1,11 +1,17 @@
 """`LipSyncer.stream`: frames and sound as they come."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from fractions import Fraction
 from math import ceil
+from threading import Lock
 
+import cv2
 import numpy as np
 import pytest
 
+from lipsmith.errors import UsageError
 from lipsmith.faces.detect import Detection
 from lipsmith.geometry import Box
 from lipsmith.pipeline import LipSyncer
@@ -140,6 +146,13 @@ def test_speech_that_ends_early_is_followed_by_silence(syncer):
     assert all((heard == SILENCE).all() for heard in syncer.runtime.heard[13:])
 
 
+@pytest.mark.parametrize("chunk_seconds", [0.02, 3, 30])
+def test_chunks_longer_than_what_is_remembered_are_heard_from_their_beginning(syncer, chunk_seconds):
+    chunks = in_chunks(make_sound(30), round(chunk_seconds * 16_000))
+    list(syncer.stream(make_images(200), chunks, rate=Fraction(8), boxes=[FACE] * 200))
+    assert all(heard[:, 2:].min() > SILENCE for heard in syncer.runtime.heard[1:])
+
+
 def test_pauses_are_heard_as_silence_by_what_came_before(syncer):
     noise = np.random.default_rng(0).normal(0, 3e-4, 32_000)
     noise[:8000] += 0.3 * np.random.default_rng(1).normal(0, 1, 8000)
@@ -155,6 +168,78 @@ def test_pauses_are_heard_as_silence_by_what_came_before(syncer):
 def test_a_pause_can_begin_in_the_first_moment(syncer):
     list(syncer.stream(make_images(10), [np.zeros(8000, np.float32)], boxes=[FACE] * 10))
     assert all((heard == SILENCE).all() for heard in syncer.runtime.heard)
+
+
+def make_scene(seed):
+    smooth = cv2.GaussianBlur(
+        np.random.default_rng(seed).integers(0, 256, (80, 96, 3), dtype=np.uint8), (0, 0), 6
+    ).astype(np.float32)
+    image = np.clip((smooth - smooth.mean()) * 8 + 128, 1, 255).astype(np.uint8)
+    image[16:20, 30:60] = 1  # nothing white lies over the face
+    return image
+
+
+@pytest.mark.parametrize("door", ["render", "stream", "stream with boxes"])
+def test_nothing_is_kept_of_a_face_beyond_its_shot(door):
+    runtime = Runtime()
+    shown = []
+    runtime.generate = lambda mels, faces: shown.extend(faces[:, 3:].copy()) or faces[:, 3:].copy()
+    syncer = LipSyncer(replace(CARD, reference="steady"), runtime, Detector())
+    images = [make_scene(index // 10) for index in range(20)]
+    for index, image in enumerate(images):
+        image[54:62, 42:54] = 20 + 8 * (index % 10)  # the mouth of the video moves all the time
+    if door == "render":
+        list(syncer.render(images, [FACE] * 20, make_sound(1), RATE))
+    else:
+        boxes = None if door == "stream" else [FACE] * 20
+        list(syncer.stream(images, [make_sound(1)], rate=RATE, boxes=boxes))
+    # Of the crop's 32 × 32 pixels, four in the middle of the mouth: in each shot those of its first frame.
+    np.testing.assert_allclose([face[:, 24:26, 15:17].mean() * 255 for face in shown], 20, atol=1)
+
+
+@pytest.mark.parametrize("door", ["render", "stream"])
+def test_a_box_beside_the_frame_is_no_face(syncer, door):
+    images, boxes = make_images(5), [FACE, FACE.shifted(90, 0), FACE, FACE.shifted(0, -200), FACE]
+    made = (
+        syncer.render(images, boxes, make_sound(1), RATE)
+        if door == "render"
+        else syncer.stream(images, [make_sound(1)], rate=RATE, boxes=boxes)
+    )
+    changed = [(new != old).any() for new, old in zip(made, images, strict=True)]
+    assert changed == [True, False, True, False, True]
+
+
+@pytest.mark.parametrize("rate", [0, -25])
+@pytest.mark.parametrize("boxes", [None, [FACE] * 2])
+def test_a_rate_must_be_above_zero(syncer, rate, boxes):
+    images, samples = make_images(2), make_sound(1)
+    with pytest.raises(UsageError, match="must be above 0"):
+        next(syncer.stream(images, [samples], rate=rate, boxes=boxes))
+    with pytest.raises(UsageError, match="must be above 0"):
+        next(syncer.render(images, [FACE] * 2, samples, rate))
+
+
+def test_threads_take_turns_at_the_runtime(syncer):
+    generate, at_work = syncer.runtime.generate, Lock()
+
+    def alone(mels, faces):
+        assert at_work.acquire(blocking=False), "two threads at once"
+        try:
+            time.sleep(0.001)
+            return generate(mels, faces)
+        finally:
+            at_work.release()
+
+    syncer.runtime.generate = alone
+    images, sounds = make_images(40), [make_sound(2), make_sound(2) / 8]
+
+    def spoken(samples):
+        return list(syncer.render(images, [FACE] * 40, samples, RATE))
+
+    expected = [spoken(samples) for samples in sounds]
+    with ThreadPoolExecutor(2) as threads:
+        for made, wanted in zip(threads.map(spoken, sounds), expected, strict=True):
+            np.testing.assert_array_equal(made, wanted)
 
 
 class BrokenError(Exception):
@@ -224,6 +309,8 @@ def test_closing_early_takes_no_more_and_closes_the_sources(syncer):
             "chunk 1 of the sound is int16 160; .*divide 16-bit samples by 32768",
         ),
         (None, np.zeros((160, 2), np.float32), "float32 160 × 2; it must be mono"),
+        (None, np.full(160, 9000, np.float32), "chunk 1 of the sound reaches 9000; .*divide 16-bit samples"),
+        (None, np.full(160, np.nan), "chunk 1 of the sound reaches nan"),
     ],
 )
 def test_what_has_another_form_is_refused(syncer, frame, chunk, words):
@@ -233,3 +320,8 @@ def test_what_has_another_form_is_refused(syncer, frame, chunk, words):
     chunks = [make_sound(0.01), make_sound(1) if chunk is None else chunk]
     with pytest.raises(ValueError, match=words):
         list(syncer.stream(images, chunks, boxes=[FACE] * 2))
+    if frame is not None:
+        with pytest.raises(ValueError, match=words):
+            syncer.track(images)
+        with pytest.raises(ValueError, match=words):
+            list(syncer.render(images, [FACE] * 2, make_sound(1), RATE))

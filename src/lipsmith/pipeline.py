@@ -20,6 +20,7 @@ from fractions import Fraction
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -36,7 +37,7 @@ from lipsmith.errors import InputError, NoFaceError, OutputError, UsageError
 from lipsmith.faces.crop import CropRule
 from lipsmith.faces.detect import FaceDetector, SlowStarter, resolve_detector
 from lipsmith.faces.live import LiveFaceTracker
-from lipsmith.faces.track import FaceTracker, primary_box_rows, primary_boxes
+from lipsmith.faces.track import CutWatch, FaceTracker, primary_box_rows, primary_boxes
 from lipsmith.geometry import Box, Crop, Image
 from lipsmith.media.probe import DEFAULT_RATE_HZ, MediaInfo, VideoStream, probe
 from lipsmith.media.read import TimedPicture, read_pictures, read_sample_blocks
@@ -77,6 +78,7 @@ _LARGE_FACE = 3.0
 # Videos of fewer frames a second are shown at a usual rate.
 _LEAST_RATE_HZ = 5
 _PROGRESS_SECONDS = 0.1
+_LOUDEST = 32.0  # of a sample: what a mix makes of full scale; more is another scale
 _HEARD_AHEAD = 1024  # blocks of sound; half a minute
 
 
@@ -247,13 +249,17 @@ def sync(
 
 
 class LipSyncer:
-    """Weights, a runtime and a detector, loaded once and used for any number of videos. A context manager."""
+    """Weights, a runtime and a detector, loaded once and used for any number of videos. A context manager.
+
+    Several threads may use it at once; they take turns at the networks.
+    """
 
     def __init__(self, card: "WeightCard", runtime: GeneratorRuntime, detector: FaceDetector) -> None:
         self.card = card
         self.runtime = runtime
         self.detector = detector
         self.crop_rule = CropRule(padding=card.crop_padding, face_size=runtime.face_size)
+        self._one_call = Lock()  # of the runtime
 
     @classmethod
     def load(
@@ -306,16 +312,25 @@ class LipSyncer:
 
     def close(self) -> None:
         """Free the runtime's memory."""
-        self.runtime.close()
+        with self._one_call:
+            self.runtime.close()
 
     def track(
         self, frames: Iterable[Image], *, rate: Fraction = TRAINING_RATE_HZ, face: int | None = None
     ) -> list[Box | None]:
         """The box of one person's face in each of `frames` (uint8 BGR, all of one size), None where there is
-        none."""
-        tracker = FaceTracker(self.detector, rate=rate)
-        num_frames = 0
+        none.
+
+        A second of frames is looked at more than once: do not write to one after giving it.
+
+        Raises:
+            UsageError: a rate that is not above 0.
+            ValueError: a frame of another form.
+        """
+        tracker = FaceTracker(self.detector, rate=_checked_rate(rate))
+        num_frames, shape = 0, None
         for image in frames:
+            shape = _checked_image(image, num_frames, shape)
             tracker.add(image)
             num_frames += 1
         return primary_boxes(tracker.finish(), num_frames, face)
@@ -331,20 +346,19 @@ class LipSyncer:
     ) -> Iterator[Image]:
         """`frames` with the mouth in the boxes of `track` saying `samples` (mono, 16 kHz, in [-1, 1]).
 
-        One new image for each frame, in order and in constant memory; where `track` has None, the frame
-        itself.
+        One new image for each frame, in order and in constant memory; where `track` has None, or a box that lies
+        beside the frame, the frame itself. Frames are taken ahead, in another thread: do not write to them afterwards.
 
         Raises:
-            ValueError: samples of another form.
+            UsageError: a rate that is not above 0.
+            ValueError: a frame, or samples, of another form.
         """
+        rate = _checked_rate(rate)
         (samples,) = _checked_chunks([samples])
         mel = mel_spectrogram(samples)
         if close_in_silence:
             mel = silence_pauses(mel, speech_activity(mel))
-        works = (
-            _Work(ArrayPicture(image), index / Fraction(rate), track[index] if index < len(track) else None)
-            for index, image in enumerate(frames)
-        )
+        works = self._array_works(frames, _KnownBoxes(track), rate)
         with closing(
             self._render(works, WindowStream([mel]), self._lead(None), _LARGEST_BATCH, _Clock())
         ) as rendered:
@@ -387,26 +401,19 @@ class LipSyncer:
             close_in_silence: Where nobody speaks, let the generator hear silence; told by the last ten seconds.
 
         Raises:
+            UsageError: a rate that is not above 0.
             ValueError: a frame or a chunk of another form.
         """
-        rate = Fraction(rate)
-        tracker = LiveFaceTracker(self.detector, rate=rate, face=face) if boxes is None else None
-        known = iter(()) if boxes is None else iter(boxes)
+        rate = _checked_rate(rate)
+        tracker = (
+            LiveFaceTracker(self.detector, rate=rate, face=face) if boxes is None else _KnownBoxes(boxes)
+        )
         samples = _checked_chunks(audio_chunks)
         blocks = mel_column_blocks(samples)
         windows = LiveWindowStream(blocks) if close_in_silence else WindowStream(blocks)
         lead, clock = self._lead(None), _Clock()
-
-        def works() -> Iterator[_Work]:
-            shape = None
-            for index, image in enumerate(frames):
-                shape = _checked_image(image, index, shape)
-                picture = ArrayPicture(image)
-                box = next(known, None) if tracker is None else self._inside(tracker.box(picture), picture)
-                yield _Work(picture, index / rate, box, 0 if tracker is None else tracker.shot)
-
         try:
-            with closing(self._shown(works(), 1, clock)) as shown:
+            with closing(self._shown(self._array_works(frames, tracker, rate), 1, clock)) as shown:
                 for batch in shown:
                     if batch[0].box is None:  # it keeps its place in time all the same
                         windows.batch([window_start(batch[0].time, lead)])
@@ -420,6 +427,16 @@ class LipSyncer:
     def look_ahead_seconds(self) -> Fraction:
         """How much sound after a frame's own time `stream` waits for, with these weights."""
         return look_ahead_seconds(self._lead(None))
+
+    def _array_works(
+        self, frames: Iterable[Image], tracker: "LiveFaceTracker | _KnownBoxes", rate: Fraction
+    ) -> Iterator["_Work"]:
+        shape = None
+        for index, image in enumerate(frames):
+            shape = _checked_image(image, index, shape)
+            picture = ArrayPicture(image)
+            box = self._inside(tracker.box(picture), picture)
+            yield _Work(picture, index / rate, box, tracker.shot)
 
     def _inside(self, box: Box | None, picture: Picture) -> Box | None:
         """`box`, unless its crop lies beside the picture."""
@@ -753,7 +770,9 @@ class LipSyncer:
                 references = to_network([work.reference for work in with_face if work.reference is not None])
                 seen = visibility(shown)
                 faces = generator_faces(shown, references, seen)
-                generated = veiled(self.runtime.generate(mels, faces), seen)
+                with self._one_call:
+                    generated = self.runtime.generate(mels, faces)
+                generated = veiled(generated, seen)
                 for work, face in zip(with_face, generated, strict=True):
                     work.generated = np.clip(face.transpose(1, 2, 0), 0, 1) * np.float32(255)
         return batch
@@ -826,8 +845,28 @@ def to_network(crops: Sequence[Image]) -> FloatArray:
     return np.stack(crops).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
 
 
+class _KnownBoxes:
+    """Boxes that were found before, with the cuts between the frames: what was kept of a face ends with its shot."""
+
+    def __init__(self, boxes: Iterable[Box | None]) -> None:
+        self.shot = 1
+        self._boxes = iter(boxes)
+        self._cuts = CutWatch()
+
+    def box(self, picture: Picture) -> Box | None:
+        """The box in the next frame; None where there is none, and behind the last one."""
+        self.shot += self._cuts.is_cut(picture)
+        return next(self._boxes, None)
+
+
+def _checked_rate(rate: Fraction) -> Fraction:
+    if not rate > 0:
+        raise UsageError(f"A rate of {rate} frames a second: it must be above 0.")
+    return Fraction(rate)
+
+
 def _checked_image(image: Image, index: int, shape: tuple[int, ...] | None) -> tuple[int, ...]:
-    """The shape of a streamed frame; that of the one before is `shape`."""
+    """The shape of a frame; that of the one before is `shape`."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or shape not in (None, image.shape):
         wanted = "height × width × 3" if shape is None else " × ".join(map(str, shape))
         raise ValueError(
@@ -842,6 +881,12 @@ def _checked_chunks(chunks: Iterable[FloatArray]) -> Iterator[FloatArray]:
             raise ValueError(
                 f"chunk {index} of the sound is {chunk.dtype} {' × '.join(map(str, chunk.shape))}; it must be mono "
                 "floats from -1 to 1, (n,): divide 16-bit samples by 32768"
+            )
+        peak = np.abs(chunk).max(initial=0)
+        if not peak <= _LOUDEST:  # nor is what is no number
+            raise ValueError(
+                f"chunk {index} of the sound reaches {peak:g}; it must be mono floats from -1 to 1: divide 16-bit "
+                "samples by 32768"
             )
         yield chunk
 

@@ -1,5 +1,7 @@
 """What every face detector must do: a new entry of `DETECTORS` is finished when this passes."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -55,6 +57,17 @@ def test_the_same_image_gives_the_same_faces_and_stays_as_it_was(detector):
     second = detector.detect(image)
     assert [face.box for face in first] == [face.box for face in second]
     assert np.array_equal(image, before)
+
+
+def test_threads_that_ask_at_once_get_their_own_answers(detector):
+    images = [portrait(), scene(faces=[(200.0, 180.0, 90.0)])]
+    expected = [[face.box for face in detector.detect(image)] for image in images]
+
+    def ask(place):
+        return [[face.box for face in detector.detect(images[place])] for _ in range(5)]
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(ask, (0, 1))) == [[boxes] * 5 for boxes in expected]
 
 
 def test_a_part_of_a_larger_array_is_read_as_it_is_seen(detector):

@@ -101,9 +101,11 @@ def test_it_stays_with_a_person_though_a_larger_face_appears():
     for index in range(10):  # out of sight for less than two seconds: nobody takes the place
         assert (tracker.box(scene.frame(larger)) is None) == (index > 1)
     assert abs(_first_box(tracker, scene, FACE, larger).center[0] - seen(FACE).center[0]) < 1
+    assert tracker.shot == 1
     for _ in range(60):
         tracker.box(scene.frame())
     assert abs(_first_box(tracker, scene, FACE, larger).center[0] - seen(larger).center[0]) < 1
+    assert tracker.shot == 2  # nothing that was kept of the first one's face is of use
 
 
 def _first_box(tracker, scene, *boxes):

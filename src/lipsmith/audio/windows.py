@@ -96,8 +96,9 @@ class WindowStream:
 class LiveWindowStream(WindowStream):
     """A `WindowStream` whose pauses are silenced by what was heard till now: of a live sound there is no whole.
 
-    A column is told to be speech or not by `activity_of_level` of the last ten seconds, each time that a window shows
-    it. So where speech begins, the first windows that reach it lack the 150 ms before it; they come back in the next.
+    A column is told to be speech or not by `activity_of_level` of the last ten seconds, and of what else its block has,
+    each time that a window shows it. So where speech begins, the first windows that reach it lack the 150 ms before it;
+    they come back in the next.
     """
 
     def __init__(self, blocks: Iterable[FloatArray]) -> None:
@@ -107,13 +108,16 @@ class LiveWindowStream(WindowStream):
 
     def _noted(self, blocks: Iterable[FloatArray]) -> Iterator[FloatArray]:
         for block in blocks:
-            self._levels = np.concatenate([self._levels, voice_level(block)])[-_REMEMBERED_COLUMNS:]
+            self._levels = np.concatenate([self._levels, voice_level(block)])
             self._num_columns += block.shape[1]
             yield block
 
     def batch(self, starts: Sequence[int]) -> FloatArray:
         """See `WindowStream.batch`."""
         batch = super().batch(starts)
+        # Back from what is heard, not from the newest column: a block may be longer than all that is remembered.
+        first = self._num_columns - len(self._levels)
+        self._levels = self._levels[max(max(starts) + WINDOW_COLUMNS - _REMEMBERED_COLUMNS - first, 0) :]
         activity = activity_of_level(self._levels)
         first = self._num_columns - len(activity)
         for row, start in enumerate(starts):

@@ -41,7 +41,7 @@ class Detection:
 
 
 class FaceDetector(Protocol):
-    """Finds every face in one image. Stateless between images: the same image gives the same faces."""
+    """Finds every face in one image. Stateless between images: the same image gives the same faces, in any thread."""
 
     name: str
 

@@ -53,7 +53,7 @@ class LiveFaceTracker:
         if self.rate <= 0:
             raise UsageError(f"A rate of {self.rate} frames a second: it must be above 0.")
         self.shot = 1
-        """Number of the shot that the last frame was in."""
+        """Number of the shot that the last frame was in; somebody who may be another person is another shot, too."""
         self._cuts = CutWatch()
         self._person: TrackedFace | None = None  # as last seen
         self._missing = 0  # frames since then
@@ -62,7 +62,6 @@ class LiveFaceTracker:
     def box(self, picture: Picture) -> Box | None:
         """The face in the next frame, or None where it is not to be seen."""
         if self._cuts.is_cut(picture):
-            self.shot += 1
             self._forget()
         found = self._find(picture)
         if found is None:
@@ -77,6 +76,7 @@ class LiveFaceTracker:
         return self._smoothed()
 
     def _forget(self) -> None:
+        self.shot += 1
         self._person, self._state, self._missing = None, None, 0
 
     def _find(self, picture: Picture) -> TrackedFace | None:

@@ -12,6 +12,7 @@ from functools import cached_property, partial
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import cv2
@@ -40,8 +41,7 @@ MIN_DETECTABLE = 12  # pixels; nothing smaller can fill the proposal network's w
 class MtcnnDetector:
     """MTCNN on the CPU through OpenVINO.
 
-    Boxes and landmarks come back in pixels of the image that was given. Networks are compiled at the first image. One
-    instance serves one thread at a time.
+    Boxes and landmarks come back in pixels of the image that was given. Networks are compiled at the first image.
 
     Attributes:
         short_side: Pixels of the shorter side in which faces are looked for: larger images are halved as long as this
@@ -63,6 +63,7 @@ class MtcnnDetector:
                 f"The detector's short side ({self.short_side}) and smallest face ({self.min_face}) must be "
                 f"at least {MIN_DETECTABLE} pixels."
             )
+        self._one_call = Lock()  # of the networks
 
     def detect(self, image: Image) -> list[Detection]:
         """Faces in `image` (uint8 BGR, height × width × 3), the most certain first."""
@@ -104,13 +105,15 @@ class MtcnnDetector:
 
     def prepare(self) -> None:
         """Compile the networks now, not at the first image."""
-        assert self._networks
+        with self._one_call:
+            assert self._networks
 
     def _run(self, network: str, images: Image) -> list[Array]:
         """What `network` answers to n × h × w × 3 BGR, uint8."""
-        request = self._networks[network]
-        request.infer([np.ascontiguousarray(images)], share_inputs=True)
-        return [tensor.data.copy() for tensor in request.output_tensors]
+        with self._one_call:
+            request = self._networks[network]
+            request.infer([np.ascontiguousarray(images)], share_inputs=True)
+            return [tensor.data.copy() for tensor in request.output_tensors]
 
     def _propose(self, halvings: list[Image]) -> tuple[Array, Array]:
         """Boxes (n, 4) and scores (n,) of windows that may hold a face, over all sizes."""
