@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -160,3 +162,19 @@ def test_fid_by_a_network_of_one_s_own(run: Command, videos: Path, media: Path, 
     done = run("evaluate", "quality", two[1], *rest)
     assert done.code == ExitCode.INCOMPLETE and "There is no FID" in done.err
     assert json.loads(done.out)["fid"] is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names that are no text exist on Linux")
+def test_a_name_that_is_no_text_is_scored_and_written(
+    run: Command, media: Path, expert: str, tmp_path: Path
+) -> None:
+    name = os.fsdecode(b"b\xe4d.mp4")
+    shutil.copy(media / "face.mp4", tmp_path / name)
+    output = tmp_path / "out"
+    done = run(
+        "evaluate", "score", tmp_path / name, "--judge", expert, "--min-track", 14, "-o", output, "--json"
+    )
+    assert done.code == ExitCode.OK
+    for text in (done.out, (output / "scores.json").read_text()):
+        assert json.loads(text)["files"][0]["path"].endswith(name)
+    assert os.fsencode(name) in (output / "scores.csv").read_bytes()

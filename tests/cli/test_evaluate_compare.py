@@ -85,6 +85,7 @@ def test_scores_of_before_stand_beside_a_folder(
         (("a=one", "a=other"), ExitCode.USAGE, "Two systems are called a"),
         (("one", "b=nowhere"), ExitCode.INPUT, "no folder nowhere"),
         (("=one", "other"), ExitCode.USAGE, "names no folder"),
+        (("name=", "other"), ExitCode.USAGE, "names no folder"),
     ],
 )
 def test_mistakes_are_told(

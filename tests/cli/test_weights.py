@@ -58,6 +58,14 @@ def test_identify(run: Command, checkpoint: Path) -> None:
     assert (found["kind"], found["architecture"], found["width"]) == ("generator", "wav2lip", TRAINING_WIDTH)
     assert found["wrapped"] and found["prefixed"]
     assert found["details"] == {"global_step": 7}
+
+
+def test_a_checkpoint_speaks_to_no_terminal(run: Command, checkpoint: Path, tmp_path: Path) -> None:
+    noisy = tmp_path / "noisy.pth"
+    torch.save({**torch.load(checkpoint), "note": "\x1b]0;title\x07", "loss": float("inf")}, noisy)
+    words = run("weights", "identify", noisy).out
+    assert "note: �]0;title�" in words and "\x1b" not in words
+    assert json.loads(run("weights", "identify", noisy, "--json").out)["details"]["loss"] is None
     assert "architecture: wav2lip" in run("weights", "identify", checkpoint).out.splitlines()
 
 

@@ -159,8 +159,10 @@ def score(
     if output is not None:
         import json
 
-        write_whole(output / "scores.json", json.dumps(answer, indent=1, ensure_ascii=False).encode())
-        write_whole(output / "scores.csv", csv_text(scores).encode())
+        text = json.dumps(answer, indent=1, ensure_ascii=False)
+        # Names of files may hold bytes that are no text.
+        write_whole(output / "scores.json", text.encode(errors="backslashreplace"))
+        write_whole(output / "scores.csv", csv_text(scores).encode(errors="surrogateescape"))
     if as_json:
         write_json(answer)
     elif as_csv:

@@ -147,11 +147,10 @@ def named_folders(systems: list[str]) -> dict[str, Path]:
         name, separator, place = system.partition("=")
         # A folder's own name may hold the sign.
         if not separator or Path(system).exists():
-            path = Path(system)
-            name = path.parent.name if path.suffix == ".json" else path.resolve().name
-        else:
-            path = Path(place)
-        if not name or not str(path):
+            named = Path(system).resolve()
+            name, place = named.parent.name if named.suffix == ".json" else named.name, system
+        path = Path(place)
+        if not name or not place:
             raise UsageError(f"{system} names no folder; write it as NAME=FOLDER.")
         if name in places:
             raise UsageError(f"Two systems are called {name}; give each a name of its own, as NAME=FOLDER.")

@@ -125,8 +125,8 @@ def leakage(
     }
     if output is not None:
         text = json.dumps(answer, indent=1, ensure_ascii=False, allow_nan=False)
-        write_whole(output / "leakage.json", text.encode())
-        write_whole(output / "leakage.csv", report.to_csv().encode())
+        write_whole(output / "leakage.json", text.encode(errors="backslashreplace"))
+        write_whole(output / "leakage.csv", report.to_csv().encode(errors="surrogateescape"))
     if as_json:
         write_json(answer)
     elif as_csv:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import math
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from fractions import Fraction
@@ -26,12 +28,24 @@ def command_line() -> str:
 
 def write_json(answer: object) -> None:
     """Write `answer` (data classes, mappings, paths and fractions included) as JSON to standard output."""
-    typer.echo(json.dumps(plain(answer), indent=2, ensure_ascii=False))
+    text = json.dumps(plain(answer), indent=2, ensure_ascii=False, allow_nan=False)
+    if not _can_be_written(
+        text
+    ):  # escaped, it is JSON in any encoding, and a file name that is no text stays itself
+        text = json.dumps(plain(answer), indent=2, allow_nan=False)
+    typer.echo(text)
 
 
 def write_answer(line: str) -> None:
-    """Write one line of data to standard output."""
-    typer.echo(line)
+    """Write one line of data to standard output; what its encoding lacks is escaped, the bytes of file names stay."""
+    if _can_be_written(line):
+        typer.echo(line)
+        return
+    encoding = _encoding()
+    try:
+        typer.echo(line.encode(encoding, "surrogateescape"))
+    except UnicodeEncodeError:
+        typer.echo(line.encode(encoding, "backslashreplace"))
 
 
 def say(words: str) -> None:
@@ -45,8 +59,20 @@ def warn(words: str) -> None:
     typer.echo(words, err=True)
 
 
+def _encoding() -> str:
+    return getattr(sys.stdout, "encoding", None) or "utf-8"
+
+
+def _can_be_written(text: str) -> bool:
+    try:
+        text.encode(_encoding())
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def plain(value: Any) -> Any:
-    """`value` in the types that JSON knows; a fraction becomes its number, a path its text."""
+    """`value` in the types that JSON knows: a fraction is its number, a path its text, what is not finite is null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -57,6 +83,8 @@ def plain(value: Any) -> Any:
         return plain(value.value)
     if isinstance(value, Fraction):
         return float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     return str(value)

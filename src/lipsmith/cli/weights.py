@@ -8,6 +8,7 @@ import typer
 from lipsmith.cli.failures import told_in_one_sentence
 from lipsmith.cli.options import JsonAnswer
 from lipsmith.cli.output import say, warn, write_answer, write_json
+from lipsmith.provenance.record import printable
 
 if TYPE_CHECKING:
     from lipsmith.weights.card import WeightCard
@@ -34,10 +35,11 @@ def list_command(as_json: JsonAnswer = False) -> None:
         say("No weights. Import a checkpoint with: lipsmith weights import FILE --name NAME")
     width = max((len(card.name) for card in cards), default=0)
     for card in cards:
-        write_answer(
+        line = (
             f"{card.name:{width}}  {card.kind}  {card.architecture}  {card.face_size} px  use: {card.use}  "
             f"{card.description}"
         )
+        write_answer(printable(line))
 
 
 @weights.command()
@@ -99,12 +101,15 @@ def _show(card: "WeightCard", as_json: bool) -> None:
 
 
 def _write_fields(fields: dict[str, object]) -> None:
+    def write(line: str) -> None:
+        write_answer(printable(line))  # a foreign file's words may hold control codes for the terminal
+
     for name, value in fields.items():
         if isinstance(value, dict):
-            write_answer(f"{name}:")
+            write(f"{name}:")
             for key, entry in value.items():
-                write_answer(f"  {key}: {entry}")
+                write(f"  {key}: {entry}")
         elif isinstance(value, (list, tuple)):
-            write_answer(f"{name}: {', '.join(str(entry) for entry in value)}")
+            write(f"{name}: {', '.join(str(entry) for entry in value)}")
         else:
-            write_answer(f"{name}: {value}")
+            write(f"{name}: {value}")

@@ -208,8 +208,8 @@ class BenchmarkResult:
     def write(self, folder: Path) -> None:
         """Write `benchmark.json` and `benchmark.csv` into `folder`; raises `OutputError`."""
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-        write_whole(folder / JSON_NAME, text.encode())
-        write_whole(folder / CSV_NAME, self.to_csv().encode())
+        write_whole(folder / JSON_NAME, text.encode(errors="backslashreplace"))
+        write_whole(folder / CSV_NAME, self.to_csv().encode(errors="surrogateescape"))
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -227,8 +227,8 @@ class Comparison:
     def write(self, folder: Path) -> None:
         """Write `comparison.json` and `comparison.csv` into `folder`; raises `OutputError`."""
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-        write_whole(folder / JSON_NAME, text.encode())
-        write_whole(folder / CSV_NAME, self.to_csv().encode())
+        write_whole(folder / JSON_NAME, text.encode(errors="backslashreplace"))
+        write_whole(folder / CSV_NAME, self.to_csv().encode(errors="surrogateescape"))
 
 
 _COLUMNS = (

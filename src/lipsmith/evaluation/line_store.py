@@ -33,7 +33,7 @@ class LineStore(Generic[Value]):
         self._name, self._to_json = name, to_json
         self._values: dict[str, Value] = {}
         with room_for(path):
-            lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
             self._is_broken = bool(lines) and not path.read_bytes().endswith(b"\n")
         for line in lines:
             try:
@@ -52,7 +52,8 @@ class LineStore(Generic[Value]):
     def keep(self, key: str, value: Value) -> None:
         """Keep `value`; `OutputError` where the file cannot be written."""
         self._values[key] = value
-        line = json.dumps({"key": key, self._name: self._to_json(value)}, ensure_ascii=False, allow_nan=False)
+        # In ASCII: names of files may hold bytes that are no text, or what else ends a line.
+        line = json.dumps({"key": key, self._name: self._to_json(value)}, allow_nan=False)
         with room_for(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:

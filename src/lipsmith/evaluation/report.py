@@ -78,7 +78,7 @@ def write_report(
         OutputError: it cannot be written.
     """
     page = report_page(comparison, title=title, num_worst=num_worst, folder=folder, detector=detector)
-    write_whole(path, page.encode())
+    write_whole(path, page.encode(errors="replace"))
 
 
 def report_page(

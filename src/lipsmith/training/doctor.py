@@ -213,8 +213,10 @@ def write_report(report: DoctorReport, folder: Path) -> list[Path]:
     from lipsmith.training.doctor_picture import draw_report
 
     parts = {
-        "doctor.json": json.dumps(report.to_dict(), indent=1, ensure_ascii=False).encode(),
-        "doctor.csv": report.table().encode(),
+        "doctor.json": json.dumps(report.to_dict(), indent=1, ensure_ascii=False).encode(
+            errors="backslashreplace"
+        ),
+        "doctor.csv": report.table().encode(errors="surrogateescape"),
         "doctor.png": cv2.imencode(".png", draw_report(report))[1].tobytes(),
     }
     for name, content in parts.items():
