@@ -56,6 +56,11 @@ def test_build_links_analyse(run: Command, folder: Path) -> None:
     table = run("study", "analyse", folder / "study", "--draws", 10)
     assert table.out == (folder / "study" / "analysis" / "table.md").read_text()
 
+    (folder / "metrics.csv").write_text("system,video_type,lse_d\none,,6.5\none,Dubbed,6.5\nwav2lpi,,7\n")
+    told = run("study", "analyse", folder / "study", "--draws", 10, "--metrics", folder / "metrics.csv")
+    assert "6.5" in told.out and "metrics of one (Dubbed) stand in no row" in told.err
+    assert "metrics of wav2lpi stand in no row" in told.err and "metrics of one stand" not in told.err
+
 
 @pytest.mark.parametrize(
     ("systems", "code", "said"),

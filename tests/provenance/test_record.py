@@ -45,4 +45,6 @@ def test_names_become_one_line_of_unicode():
     undecodable = b"caf\xe9.mp4".decode("utf-8", "surrogateescape")
     assert printable(undecodable) == "caf�.mp4"
     assert printable("a\x1b[31m\nb") == "a�[31m�b"
-    assert printable("Größe 声 🎬.mp4") == "Größe 声 🎬.mp4"
+    for name in ("Größe 声 🎬.mp4", "at 3.45\u202fPM.mov", "می\u200cخواهم", "👩\u200d🎤.mp4"):
+        assert printable(name) == name
+    assert printable("a\u202eb\u2028c\ud800") == "a�b�c�"

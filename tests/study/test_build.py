@@ -1,5 +1,8 @@
 import json
+import math
+import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,6 +143,20 @@ class TestItems:
         with pytest.raises(InputError, match="would be one item"):
             find_items({"one": folder_of(tmp_path, "x.mp4", "x.mkv")}, common_only=False)
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="file names that are no text exist on Linux")
+    def test_a_name_that_is_no_text(self, tmp_path: Path) -> None:
+        (tmp_path / os.fsdecode(b"b\xe4d.mp4")).touch()
+        with pytest.raises(InputError, match=r"b�d\.mp4 holds what is no text; rename it"):
+            find_items({"a": tmp_path}, common_only=False)
+
+    def test_a_kind_that_is_called_as_all_together(self, tmp_path: Path) -> None:
+        (tmp_path / "all").mkdir()
+        (tmp_path / "all" / "talk.mp4").touch()
+        assert list(find_items({"a": tmp_path}, common_only=False)[0]) == ["all/talk"]
+        (tmp_path / "talk.mp4").touch()
+        with pytest.raises(InputError, match="all/ would be a kind of video"):
+            find_items({"a": tmp_path}, common_only=False)
+
     def test_no_videos_and_no_folder(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="There are no videos"):
             find_items({"one": tmp_path}, common_only=False)
@@ -165,6 +182,10 @@ class TestRefused:
             build_study(videos, tmp_path / "study", replace(ONE, anchors=("gamma",)))
         with pytest.raises(UsageError, match="nothing to judge"):
             build_study({}, tmp_path / "study", ONE)
+
+    def test_a_shift_that_is_no_number(self, videos: dict[str, Path], tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="more than 0 seconds"):
+            build_study(videos, tmp_path / "study", replace(ONE, shift_seconds=math.nan))
 
 
 def test_warns_of_what_raters_would_see(tmp_path: Path) -> None:

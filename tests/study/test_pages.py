@@ -195,6 +195,20 @@ class TestResuming:
         assert client.get(agree(client, built)).headers["cache-control"] == "no-store"
 
 
+class TestRequests:
+    def test_more_than_a_form_is_not_read(self, client: TestClient, built: Built, store: AnswerStore) -> None:
+        """Anybody may send a request: one without end would fill the memory, or as a file the disk."""
+        most = 1 << 20
+        head = {"Content-Type": "application/x-www-form-urlencoded"}
+        for path in ("/r/nobody/pages/0", f"/r/{built.tokens[0]}/consent"):
+            assert client.post(path, content=bytes(most), headers=head).status_code == 413
+        big = {"sync": ("a.bin", bytes(most))}
+        assert client.post("/r/nobody/pages/0", files=big).status_code == 413
+        address = agree(client, built)
+        assert client.post(f"{address}/pages/0", data=fields_of(built.study.raters[0][0])).status_code == 303
+        assert len(store.read()) == 1
+
+
 class TestTakingPart:
     def test_a_place_each_until_all_are_taken(self, open_client: TestClient, built: Built) -> None:
         assert built.study.texts.join in open_client.get("/").text

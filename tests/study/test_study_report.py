@@ -63,6 +63,13 @@ class TestTable2:
         assert cells(table, "a", "all")[2:5] == ["7", "8", "9"]
         assert cells(table, "a", "TTS")[2:5] == ["—", "—", "—"]
 
+    def test_metrics_of_the_only_kind_need_not_name_it(self) -> None:
+        study = make_study()
+        items = tuple(item.model_copy(update={"group": "Dubbed"}) for item in study.items)
+        study = study.model_copy(update={"items": items})
+        table = table_in_markdown(study, analyse(study, GOOD), {("a", ""): {"lse_d": 6.5}})
+        assert cells(table, "a", "Dubbed")[2] == "6.5"
+
     @pytest.mark.parametrize(
         ("text", "said"),
         [("name,lse_d\na,1\n", "no column `system`"), ("system,lse_d\na,low\n", "Line 2")],

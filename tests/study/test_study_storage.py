@@ -17,7 +17,7 @@ ANSWERS = (Answer("sync", "clip", 4), Answer("visual", "clip", 3), Answer("overa
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    return default_url(tmp_path)
+    return str(default_url(tmp_path))
 
 
 @pytest.fixture
@@ -105,6 +105,17 @@ def test_saved_answers_outlive_a_kill(url: str) -> None:
     assert all(answers == (Answer("sync", "clip", 1 + page % 5),) for page, answers in saved.items())
 
 
+@pytest.mark.parametrize("name", ["what?now", "50%25 of #2", "a b"])
+def test_a_folder_of_any_name_holds_its_own_answers(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    store = AnswerStore(default_url(tmp_path / name), STUDY)
+    store.save(0, 0, ANSWERS, 1)
+    store.close()
+    assert [path.name for path in (tmp_path / name).iterdir()] == ["answers.sqlite3"]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert len(read_answers(tmp_path / name, None, STUDY)) == 1
+
+
 class TestReading:
     def test_nobody_has_answered(self, tmp_path: Path, own: AnswerStore) -> None:
         own.close()
@@ -116,6 +127,28 @@ class TestReading:
     def test_by_address(self, tmp_path: Path, url: str, own: AnswerStore) -> None:
         own.save(0, 0, ANSWERS, 1)
         assert read_answers(tmp_path / "elsewhere", url, STUDY) == own.read()
+
+    def test_makes_no_database(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"There is no database .*typo\.sqlite3"):
+            read_answers(tmp_path, f"sqlite:///{tmp_path / 'typo.sqlite3'}", STUDY)
+        sqlite3.connect(tmp_path / "other.sqlite3").execute("CREATE TABLE mine (x)").connection.close()
+        before = (tmp_path / "other.sqlite3").read_bytes()
+        with pytest.raises(DataError, match="holds no answers to this study"):
+            read_answers(tmp_path, f"sqlite:///{tmp_path / 'other.sqlite3'}", STUDY)
+        assert [path.name for path in tmp_path.iterdir()] == ["other.sqlite3"]
+        assert (tmp_path / "other.sqlite3").read_bytes() == before
+
+    def test_where_nothing_can_be_written(
+        self, tmp_path: Path, url: str, own: AnswerStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        own.save(0, 0, ANSWERS, 1)
+        pages = own.read()
+        own.close()
+        before = sorted(tmp_path.iterdir())
+        monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # root may write anywhere
+        assert read_answers(tmp_path, None, STUDY) == pages
+        assert "immutable=1" in AnswerStore(url, STUDY, is_read_only=True).place
+        assert sorted(tmp_path.iterdir()) == before
 
 
 class TestAddresses:

@@ -1,5 +1,6 @@
 """`lipsmith study`: let people judge videos as in section 4.4 of the paper, and analyse what they answered."""
 
+import shlex
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -153,7 +154,7 @@ def _report_build(report: "BuildReport", as_json: bool) -> None:
         f"{_span(pages)} pages each, about {made.minutes(made.raters[0])} minutes; each version is rated "
         f"{_span(versions)} times."
     )
-    say(f"Serve it with: lipsmith study serve {report.folder}")
+    say(f"Serve it with: lipsmith study serve {shlex.quote(str(report.folder))}")
 
 
 @study.command()
@@ -201,7 +202,7 @@ def serve(
         how = (
             "anybody who opens it may take a place."
             if is_open
-            else f"personal links: lipsmith study links {folder} --address {served.address}"
+            else f"personal links: lipsmith study links {shlex.quote(str(folder))} --address {served.address}"
         )
         say(f"{served.num_raters} places; {how}")
         say(f"Answers go to {served.database}. Stop with Ctrl-C.")
@@ -245,11 +246,17 @@ def analyse(
     _require_extra()
     from lipsmith.study.analysis import analyse as analyse_answers
     from lipsmith.study.folder import read_study
-    from lipsmith.study.report import analysis_to_dict, read_metrics, table_in_markdown, write_report
+    from lipsmith.study.report import (
+        analysis_to_dict,
+        read_metrics,
+        table_in_markdown,
+        without_row,
+        write_report,
+    )
     from lipsmith.study.storage import read_answers
 
     made = read_study(folder)
-    given_metrics = None if metrics is None else read_metrics(metrics)
+    given_metrics = {} if metrics is None else read_metrics(metrics)
     found = analyse_answers(
         made,
         read_answers(folder, database, made.digest),
@@ -265,6 +272,10 @@ def analyse(
         write_answer(table_in_markdown(made, found, given_metrics).rstrip())
     for warning in found.warnings:
         warn(warning)
+    for name in without_row(made, given_metrics):
+        warn(
+            f"The metrics of {name} stand in no row of the table: this study has no such system or kind of video."
+        )
     say(f"{len(written)} files are in {written[0].parent}")
 
 

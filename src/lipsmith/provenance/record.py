@@ -1,5 +1,6 @@
 """`SyncRecord`: what was done to one video, as every mark tells it."""
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -60,6 +61,10 @@ def iso_time(time: datetime) -> str:
 
 
 def printable(name: str) -> str:
-    """`name` as one line of valid Unicode: a file name may hold bytes that are no text."""
-    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return "".join(letter if letter.isprintable() else "�" for letter in text)
+    """`name` as one line of valid Unicode: a file name may hold bytes that are no text, or codes for a terminal."""
+    return "".join(letter if _is_shown(letter) else "�" for letter in name)
+
+
+def _is_shown(letter: str) -> bool:
+    # Spaces of any width, as macOS has them in the names of recordings; joiners, as Persian, Hindi and emoji need them.
+    return letter.isprintable() or unicodedata.category(letter) == "Zs" or letter in "\u200c\u200d"

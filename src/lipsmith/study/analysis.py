@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsmith.study.agreement import krippendorff_alpha
-from lipsmith.study.folder import PREFERENCE, SCALES, SCORES, Study
+from lipsmith.study.folder import ALL_GROUPS, PREFERENCE, SCALES, SCORES, Study
 from lipsmith.study.intervals import DEFAULT_DRAWS, Estimate, draw, estimate, estimate_share, ratios
 from lipsmith.study.storage import PageAnswers
 
-ALL_GROUPS = "all"
 _FEW_RATERS = 5
 
 

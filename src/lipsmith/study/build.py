@@ -22,7 +22,9 @@ from lipsmith.media.probe import MediaInfo, probe
 from lipsmith.media.read import read_frames
 from lipsmith.media.sound import sound_blocks
 from lipsmith.media.write import EncoderOptions, VideoWriter
+from lipsmith.provenance.record import printable
 from lipsmith.study.folder import (
+    ALL_GROUPS,
     LINKS_FILE,
     SCALES,
     SCORES,
@@ -220,6 +222,11 @@ def find_items(
             f"{systems[lacking[first][0]]}. Add them, or leave them out with --common."
         )
     kept = [item for item in everything if not lacking[item]]
+    groups = {_group(item) for item in kept}
+    if ALL_GROUPS in groups and len(groups) > 1:
+        raise InputError(
+            f"A folder {ALL_GROUPS}/ would be a kind of video, and tables call all kinds together so; rename it."
+        )
     if not kept:
         raise InputError(
             "No video is in every folder: versions of an item have the same file name in each of them."
@@ -239,6 +246,8 @@ def _videos(folder: Path) -> dict[str, Path]:
         item = relative.with_suffix("").as_posix()
         if item in videos:
             raise InputError(f"{videos[item]} and {path} would be one item; rename one of them.")
+        if printable(item) != item:
+            raise InputError(f"The name of {printable(str(path))} holds what is no text; rename it.")
         videos[item] = path
     if not videos:
         raise InputError(
@@ -384,12 +393,15 @@ def _require_options(systems: Mapping[str, Path], options: BuildOptions) -> None
         raise UsageError(
             "There is nothing to judge: name at least one system, as in --system wav2lip=FOLDER."
         )
+    for name in systems:
+        if printable(name) != name:
+            raise UsageError(f"The name {printable(name)} of a system holds what is no text; choose another.")
     unknown = [name for name in options.anchors if name not in systems]
     if unknown:
         raise UsageError(
             f"The anchor {unknown[0]} is no system of this study; there are {', '.join(systems)}."
         )
-    if options.num_checks < 0 or options.shift_seconds <= 0:
+    if options.num_checks < 0 or not options.shift_seconds > 0:  # NaN neither
         raise UsageError(
             "The number of checks must be 0 or more, and the shift of their sound more than 0 seconds."
         )

@@ -27,6 +27,8 @@ SCALES = ("sync", "visual", "overall")
 """The questions with answers from 1 to 5, in the order of the paper's table 2."""
 PREFERENCE = "preference"
 SCORES = (1, 2, 3, 4, 5)
+ALL_GROUPS = "all"
+"""What tables call all kinds of video together."""
 
 _BLOCK = 1 << 20
 

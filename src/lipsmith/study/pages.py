@@ -32,6 +32,7 @@ _HERE = Path(__file__).parent
 LEAST_PLAYED = 0.9
 """Share of a video that must have been played; browsers miss a little at both ends."""
 _MOST_SECONDS = 24 * 3600.0
+_MOST_FORM_BYTES = 1 << 16
 _HEADERS = {
     # Nothing from elsewhere, and the secret in the address goes nowhere.
     "Content-Security-Policy": (
@@ -64,6 +65,7 @@ def make_app(
         is_open: whether anybody may take a free place at `/`; otherwise only personal addresses work.
     """
     app = FastAPI(title=study.title, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(_WithLimit)
     app.add_middleware(_WithHeaders)
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
     templates = jinja2.Environment(
@@ -226,6 +228,26 @@ class _WithHeaders:
             await send(event)
 
         await self._app(scope, receive, send_with_headers)
+
+
+class _WithLimit:
+    """Reads no more of a request than a form of this study can hold: anybody may send one of any size."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        num_bytes = 0
+
+        async def receive_some() -> MutableMapping[str, Any]:
+            nonlocal num_bytes
+            event = await receive()
+            num_bytes += len(event.get("body", b""))
+            if num_bytes > _MOST_FORM_BYTES:
+                raise StarletteHTTPException(413, "This is more than a form of this study can hold.")
+            return event
+
+        await self._app(scope, receive_some, send)
 
 
 async def _read_form(request: Request) -> FormData:

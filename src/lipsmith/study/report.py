@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from lipsmith.errors import InputError, OutputError
-from lipsmith.study.analysis import ALL_GROUPS, Analysis, Score, Share
-from lipsmith.study.folder import PREFERENCE, SCALES, SCORES, Study
+from lipsmith.study.analysis import Analysis, Score, Share
+from lipsmith.study.folder import ALL_GROUPS, PREFERENCE, SCALES, SCORES, Study
 from lipsmith.study.intervals import Estimate
 from lipsmith.study.paper import PaperRow, paper_rows
 
@@ -65,8 +65,19 @@ def read_metrics(path: Path) -> dict[tuple[str, str], dict[str, float]]:
             values = {name: float(line[name]) for name in METRICS if line.get(name)}
         except ValueError as error:
             raise InputError(f"Line {number} of {path} holds a metric that is no number: {error}.") from error
-        metrics[line["system"], line.get("video_type") or ""] = values
+        metrics[line["system"] or "", line.get("video_type") or ""] = values
     return metrics
+
+
+def without_row(study: Study, metrics: Metrics) -> list[str]:
+    """Whose metrics stand in no row of the table, for a person to read: a name is perhaps misspelt."""
+    groups = {"", *study.groups} | ({ALL_GROUPS} if len(study.groups) > 1 else set())
+    systems = {system.name for system in study.systems}
+    return [
+        f"{system} ({group})" if group else system
+        for system, group in metrics
+        if system not in systems or group not in groups
+    ]
 
 
 def table_rows(study: Study, analysis: Analysis, metrics: Metrics | None = None) -> list[TableRow]:
@@ -81,7 +92,7 @@ def table_rows(study: Study, analysis: Analysis, metrics: Metrics | None = None)
             system=system.name,
             group=group,
             metrics=metrics.get((system.name, group))
-            or (metrics.get((system.name, "")) if group in ("", ALL_GROUPS) else None)
+            or (metrics.get((system.name, "")) if group in ("", ALL_GROUPS) or len(groups) == 1 else None)
             or {},
             answers={
                 **{question: means.get((group, system.name, question), nothing) for question in SCALES},

@@ -3,6 +3,7 @@
 Nothing that identifies a rater is stored: the number of the place in the study, scores, seconds, and the day.
 """
 
+import os
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import (
     Column,
@@ -25,9 +27,10 @@ from sqlalchemy import (
     event,
     func,
     insert,
+    inspect,
     select,
 )
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
 from lipsmith.errors import DataError, RuntimeUnavailableError, UsageError
@@ -109,17 +112,20 @@ class AnswerStore:
     Args:
         url: of the database, as SQLAlchemy writes it (`sqlite:///answers.sqlite3`, `postgresql+psycopg://…`).
         study: digest of the study.
+        is_read_only: nothing is made or written, not even the database itself, which may lie where nobody can write.
 
     Raises:
         UsageError: not an address of a database.
         RuntimeUnavailableError: the package that speaks to it is missing.
-        DataError: it cannot be opened.
+        DataError: it cannot be opened, or there is none to read.
     """
 
-    def __init__(self, url: str, study: str) -> None:
+    def __init__(self, url: str | URL, study: str, *, is_read_only: bool = False) -> None:
         self._study = study
-        self._engine = _open(url)
+        self._engine = _open(url, is_read_only)
         self.place = self._engine.url.render_as_string(hide_password=True)
+        if is_read_only:
+            return
         try:
             _METADATA.create_all(self._engine)
         except SQLAlchemyError as error:
@@ -194,6 +200,8 @@ class AnswerStore:
         """All answers to the study, by rater and page."""
         answers: dict[tuple[int, int], list[Answer]] = defaultdict(list)
         with self._engine.connect() as connection:
+            if not inspect(connection).has_table(_PAGES.name):
+                return []
             for row in connection.execute(
                 select(_ANSWERS).where(_ANSWERS.c.study == self._study).order_by(_ANSWERS.c.question)
             ):
@@ -221,9 +229,10 @@ class AnswerStore:
         return True
 
 
-def default_url(folder: Path) -> str:
+def default_url(folder: Path) -> URL:
     """The SQLite database of a study folder."""
-    return f"sqlite:///{(folder / ANSWERS_FILE).resolve()}"
+    # Not as text: a folder's name may hold signs that mean something else in an address.
+    return URL.create("sqlite", database=str((folder / ANSWERS_FILE).resolve()))
 
 
 def read_answers(folder: Path, url: str | None, study: str) -> list[PageAnswers]:
@@ -236,7 +245,7 @@ def read_answers(folder: Path, url: str | None, study: str) -> list[PageAnswers]
         raise DataError(
             f"Nobody has answered yet: there is no {folder / ANSWERS_FILE}. Serve the study, or name its --database."
         )
-    with closing(AnswerStore(url or default_url(folder), study)) as store:
+    with closing(AnswerStore(url or default_url(folder), study, is_read_only=True)) as store:
         try:
             answers = store.read()
         except SQLAlchemyError as error:
@@ -248,10 +257,12 @@ def read_answers(folder: Path, url: str | None, study: str) -> list[PageAnswers]
         return answers
 
 
-def _open(url: str) -> Engine:
+def _open(url: str | URL, is_read_only: bool) -> Engine:
     try:
         parsed = make_url(url)
         is_sqlite = parsed.get_backend_name() == "sqlite"
+        if is_sqlite and is_read_only:
+            parsed = _to_be_read(parsed)
         engine = create_engine(
             parsed,
             connect_args={"timeout": _BUSY_SECONDS} if is_sqlite else {},
@@ -259,15 +270,33 @@ def _open(url: str) -> Engine:
         )
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         raise RuntimeUnavailableError(
-            f"The database {url.partition('://')[0]} needs a package that is missing ({error}); install it with pip."
+            f"The database {str(url).partition('://')[0]} needs a package that is missing ({error}): install it with "
+            "pip."
         ) from error
     except ArgumentError as error:
         raise UsageError(
             f"{url!r} is no address of a database; try sqlite:///answers.sqlite3 or postgresql+psycopg://host/name."
         ) from error
-    if is_sqlite:
+    if is_sqlite and not is_read_only:
         event.listen(engine, "connect", _make_durable)
     return engine
+
+
+def _to_be_read(url: URL) -> URL:
+    """The address of an SQLite file that is there, so that it is only read."""
+    place = url.database or ""
+    if place in ("", ":memory:") or place.startswith("file:"):
+        return url
+    path = Path(place)
+    if not path.is_file():  # opening it would make an empty one
+        raise DataError(f"There is no database {path}. Serve the study first, or name its --database.")
+    has_log = path.with_name(f"{path.name}-wal").exists()
+    if has_log or os.access(path.parent, os.W_OK):
+        return url
+    # Even to read, SQLite writes beside a file in write-ahead mode, unless told that nobody changes it.
+    return URL.create(
+        "sqlite", database=f"file:{quote(str(path.resolve()))}", query={"immutable": "1", "uri": "true"}
+    )
 
 
 def _make_durable(connection: sqlite3.Connection, _record: object) -> None:
