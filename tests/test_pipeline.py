@@ -663,6 +663,36 @@ def test_provenance_is_on_unless_it_is_turned_off(studio, monkeypatch, tmp_path)
     assert studio.written.settings["finalize"] is None
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (errors.OutputError("No space left."), (errors.OutputError, "No space left.")),
+        (ValueError("odd"), (errors.ProvenanceError, "could not be signed (ValueError: odd).")),
+    ],
+)
+def test_a_video_that_cannot_be_signed_is_kept_under_a_name_that_says_so(
+    studio, monkeypatch, tmp_path, error, told
+):
+    from lipsmith.provenance import content_credentials
+
+    monkeypatch.setenv("LIPSMITH_IDENTITY", str(tmp_path / "identity"))
+    kept, output = tmp_path / "out.unsigned.mp4", tmp_path / "out.mp4"
+    kept.write_text("of before")
+
+    def sign(path, record, **settings):
+        output.write_text("finished")  # as the writer has by then
+        raise error
+
+    monkeypatch.setattr(content_credentials, "sign", sign)
+    with pytest.raises(told[0]) as raised:
+        studio.sync(provenance=True)
+    (other,) = (path for path in tmp_path.glob("out.unsigned-*.mp4"))
+    assert told[1] in str(raised.value) and f"kept without Content Credentials, as {other}" in str(
+        raised.value
+    )
+    assert (other.read_text(), kept.read_text(), output.exists()) == ("finished", "of before", False)
+
+
 def test_a_visible_mark_is_on_every_frame(studio):
     studio.sync(visible_mark=True)
     assert all(

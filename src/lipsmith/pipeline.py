@@ -8,6 +8,7 @@ makes the pixels.
 
 import math
 import os
+import secrets
 import time
 from array import array
 from bisect import bisect_left, bisect_right
@@ -33,7 +34,14 @@ from lipsmith.audio.windows import LiveWindowStream, WindowStream, look_ahead_se
 from lipsmith.compose.detail import LentDetail, detail_side
 from lipsmith.compose.paste import paste_into
 from lipsmith.conditioning import generator_faces, veiled, visibility
-from lipsmith.errors import InputError, NoFaceError, OutputError, UsageError
+from lipsmith.errors import (
+    InputError,
+    LipsmithError,
+    NoFaceError,
+    OutputError,
+    ProvenanceError,
+    UsageError,
+)
 from lipsmith.faces.crop import CropRule
 from lipsmith.faces.detect import FaceDetector, SlowStarter, resolve_detector
 from lipsmith.faces.live import LiveFaceTracker
@@ -1270,10 +1278,13 @@ def _signer(job: _Job, record: Callable[[], "SyncRecord"]) -> Callable[[Path], N
     identity = job.identity
 
     def finalize(path: Path) -> None:
-        with job.clock.working("sign"):
-            signature = sign(
-                path, record(), parent=job.video, speech=job.audio, identity=identity, output=job.output
-            )
+        try:
+            with job.clock.working("sign"):
+                signature = sign(
+                    path, record(), parent=job.video, speech=job.audio, identity=identity, output=job.output
+                )
+        except Exception as error:  # whatever it is, it is not to cost the work that was done
+            raise _not_signed(path, job.output, error) from error
         job.notes.extend(signature.notes)
         if signature.sidecar is not None:
             job.notes.append(
@@ -1281,6 +1292,21 @@ def _signer(job: _Job, record: Callable[[], "SyncRecord"]) -> Callable[[Path], N
             )
 
     return finalize
+
+
+def _not_signed(finished: Path, output: Path, error: Exception) -> LipsmithError:
+    """The error to raise, once the finished video was put beside `output` under a name that says what it lacks."""
+    is_told = isinstance(error, LipsmithError)
+    words = str(error) if is_told else f"{output} could not be signed ({type(error).__name__}: {error})."
+    kept = output.with_name(f"{output.stem}.unsigned{output.suffix}")
+    if os.path.lexists(kept):
+        kept = output.with_name(f"{output.stem}.unsigned-{secrets.token_hex(4)}{output.suffix}")
+    try:
+        finished.rename(kept)
+    except OSError:
+        return type(error)(words) if is_told else ProvenanceError(words)
+    words += f" The finished video is kept without Content Credentials, as {kept}; its tag says that it is synthetic."
+    return type(error)(words) if is_told else ProvenanceError(words)
 
 
 def _suits_one_pass(job: _Job) -> bool:
@@ -1323,17 +1349,25 @@ def _check(video: Path, audio: Path, output: Path, options: SyncOptions) -> Medi
         if _is_same_file(output, source):
             raise OutputError(f"The output {output} is the {name} itself; choose another name.")
     require_output(output)
-    if os.path.lexists(output) and not options.overwrite:
-        raise OutputError(
-            f"The output {output} exists already; choose another name, or let it be replaced: "
-            "--force, or `overwrite` in Python."
-        )
+    for path, name in ((output, "output"), (_sidecar(output, options), "file for its Content Credentials")):
+        if path is not None and os.path.lexists(path) and not options.overwrite:
+            raise OutputError(
+                f"The {name} {path} exists already; choose another name, or let it be replaced: "
+                "--force, or `overwrite` in Python."
+            )
     info = probe(video)
     if info.video is None:
         raise InputError(f"{video} has no picture, only sound; give a video or an image.")
     if probe(audio).audio is None:
         raise InputError(f"{audio} has no sound; give a sound file, or a video with sound.")
     return info
+
+
+def _sidecar(output: Path, options: SyncOptions) -> Path | None:
+    """The file beside `output` that its Content Credentials will be in, if there will be one."""
+    from lipsmith.provenance.content_credentials import can_embed, sidecar_path
+
+    return sidecar_path(output) if options.provenance and not can_embed(output) else None
 
 
 def _is_same_file(one: Path, other: Path) -> bool:

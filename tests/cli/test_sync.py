@@ -54,6 +54,21 @@ def test_the_report_as_json_is_all_of_standard_output(
     assert set(report["seconds"]) >= {"decode", "track", "generate", "compose", "encode", "sign"}
 
 
+def test_credentials_beside_a_video_are_replaced_on_request_only(
+    run: Command, media: Path, weights: str, tmp_path: Path
+) -> None:
+    output, beside = tmp_path / "talk.mkv", tmp_path / "talk.c2pa"
+    beside.write_text("of talk.avi")
+    command = ("sync", media / "face.mp4", media / "speech.wav", "-o", output, "-m", weights)
+    refused = run(*command)
+    assert refused.code == ExitCode.OUTPUT and "talk.c2pa exists already" in refused.err
+    assert beside.read_text() == "of talk.avi" and not output.exists()
+    assert run(*command, "--no-provenance").code == ExitCode.OK
+    assert beside.read_text() == "of talk.avi"
+    assert run(*command, "--force").code == ExitCode.OK
+    assert run("inspect", output).code == ExitCode.OK
+
+
 def test_a_still_image_and_a_video_as_speech(run: Command, media: Path, weights: str, tmp_path: Path) -> None:
     output = tmp_path / "still.mp4"
     done = run("sync", media / "face.png", media / "face.mp4", "-o", output, "--model", weights)

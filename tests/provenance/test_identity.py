@@ -12,7 +12,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from lipsmith.errors import ProvenanceError
 from lipsmith.provenance import inspect as inspecting
 from lipsmith.provenance import load_identity, load_or_create_identity, sign
-from lipsmith.provenance.identity import IDENTITY_FILE, IDENTITY_VARIABLE, local_certificates
+from lipsmith.provenance.identity import (
+    CLAIM_SIGNING_USAGES,
+    IDENTITY_FILE,
+    IDENTITY_VARIABLE,
+    local_certificates,
+)
 from lipsmith.provenance.inspect import CredentialsState, SignerTrust
 
 PEM = serialization.Encoding.PEM
@@ -160,6 +165,16 @@ def test_damaged_identity_says_what_to_do(tmp_path, content):
     assert local_certificates(tmp_path) == []
 
 
+def test_identity_whose_key_is_of_another_certificate_is_damaged(tmp_path):
+    for name in ("one", "two"):
+        load_or_create_identity(tmp_path / name)
+    one, two = (tmp_path / name / IDENTITY_FILE for name in ("one", "two"))
+    key = one.read_bytes().partition(b"-----BEGIN CERTIFICATE")[0]
+    two.write_bytes(key + b"".join(two.read_bytes().partition(b"-----BEGIN CERTIFICATE")[1:]))
+    with pytest.raises(ProvenanceError, match=r"is damaged\. Remove it"):
+        load_or_create_identity(tmp_path / "two")
+
+
 def test_identity_that_has_run_out_is_replaced(tmp_path):
     chain, key, _ = make_certificates(tmp_path / "old", days=(-30, -1))
     old = chain.read_bytes()
@@ -194,6 +209,25 @@ def test_own_certificate_signs_and_is_trusted_through_its_root(
     assert unknown.signer.trust is SignerTrust.UNTRUSTED
     known = inspecting.inspect(video, trust_anchors=root).credentials
     assert known.signer.trust is SignerTrust.TRUSTED
+
+
+@pytest.mark.parametrize("purpose", CLAIM_SIGNING_USAGES)
+def test_every_purpose_that_is_said_to_do_signs_and_is_valid_for_a_reader(
+    tmp_path, make_video, record, purpose
+):
+    chain, key, root = make_certificates(tmp_path / "own", usages=(x509.ObjectIdentifier(purpose),))
+    video = make_video("video.mp4")
+    sign(video, record, parent=make_video("source.mp4"), identity=load_identity(chain, key))
+    assert inspecting.inspect(video).credentials.state is CredentialsState.VALID
+    known = inspecting.inspect(video, trust_anchors=root).credentials
+    assert known.signer.trust is SignerTrust.TRUSTED
+
+
+def test_what_only_a_trial_shows_is_told_before_long_work(tmp_path):
+    usages = (ExtendedKeyUsageOID.EMAIL_PROTECTION, ExtendedKeyUsageOID.TIME_STAMPING)
+    chain, key, _ = make_certificates(tmp_path / "own", usages=usages)
+    with pytest.raises(ProvenanceError, match=r"Test Studio cannot sign: .*the certificate is invalid"):
+        load_identity(chain, key)
 
 
 def test_missing_and_unreadable_files_are_named(tmp_path):

@@ -17,6 +17,7 @@ import secrets
 import shutil
 import struct
 import tempfile
+import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lipsmith.errors import InputError, OutputError, ProvenanceError
-from lipsmith.provenance.identity import Identity, load_or_create_identity
+from lipsmith.provenance.identity import CLAIM_SIGNING_USAGES, Identity, load_or_create_identity
 from lipsmith.provenance.record import (
     DIGITAL_SOURCE_TYPE,
     SOFTWARE_NAME,
@@ -35,6 +36,7 @@ from lipsmith.provenance.record import (
 
 RECORD_ASSERTION = "lipsmith.sync"
 SOURCE_HASH_FIELD = "lipsmith.sha256"
+_NOTHING_SOURCE_TYPE = "http://c2pa.org/digitalsourcetype/empty"
 
 _EMBEDDING_FORMATS = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/quicktime"}
 _FORMATS = {
@@ -60,8 +62,12 @@ _FORMATS = {
     ".webp": "image/webp",
 }
 
-# No network: a manifest kept elsewhere is not fetched, and no service hears who looks at which file.
-READING_SETTINGS: dict[str, Any] = {"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}}
+# No network: a manifest kept elsewhere is not fetched, and no service hears who looks at which file. Of the purposes
+# that certificates may have, c2pa knows only e-mail protection by itself.
+READING_SETTINGS: dict[str, Any] = {
+    "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False},
+    "trust": {"trust_config": "\n".join(CLAIM_SIGNING_USAGES)},
+}
 
 _BLOCK_BYTES = 1 << 20
 
@@ -169,6 +175,7 @@ def _signing_settings(path: Path, output: Path) -> dict[str, Any]:
         core |= {"merkle_tree_chunk_size_in_kb": _LEAF_KB, "merkle_tree_max_proofs": 0}
     checks = {"verify_after_sign": True, "verify_after_sign_hash": True}
     return {
+        **READING_SETTINGS,
         "verify": READING_SETTINGS["verify"] | checks,
         "builder": {"thumbnail": {"enabled": False}},
         "core": core,
@@ -419,7 +426,7 @@ def _write_signed(library: Any, builder: Any, identity: Identity, path: Path, ou
                 ) from failure
             if failure is not None:
                 raise ProvenanceError(
-                    f"{output.name} could not be signed: {failure}.{_advice(identity)}"
+                    f"{output.name} could not be signed: {_in_line(failure)}.{_advice(identity)}"
                 ) from failure
             target_file.flush()
             os.fsync(target_file.fileno())
@@ -437,13 +444,57 @@ def _write_signed(library: Any, builder: Any, identity: Identity, path: Path, ou
         partial.unlink(missing_ok=True)
 
 
+def try_signing(identity: Identity) -> None:
+    """Sign a millisecond of silence, in memory: what is wrong with an identity shows before long work, not after it.
+
+    Raises:
+        ProvenanceError: `identity` cannot sign Content Credentials.
+    """
+    library = load_library()
+    definition = {
+        "claim_version": 2,
+        "claim_generator_info": [{"name": SOFTWARE_NAME}],
+        "title": "silence.wav",
+        "format": "audio/wav",
+        "assertions": [
+            {
+                "label": "c2pa.actions.v2",
+                "data": {"actions": [{"action": "c2pa.created", "digitalSourceType": _NOTHING_SOURCE_TYPE}]},
+            }
+        ],
+    }
+    silence = io.BytesIO()
+    with wave.open(silence, "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(16))
+    silence.seek(0)
+    settings = READING_SETTINGS | {"verify": READING_SETTINGS["verify"] | {"verify_after_sign": True}}
+    context = library.Context.from_dict(settings)
+    try:
+        with (
+            _signer(library, identity) as signer,
+            library.Builder.from_json(definition, context=context) as builder,
+        ):
+            builder.sign(signer, "audio/wav", silence, io.BytesIO())
+    except library.C2paError as error:
+        raise ProvenanceError(
+            f"{identity.name} cannot sign: {_in_line(error)}.{_advice(identity)}"
+        ) from error
+
+
+def _in_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")
+
+
 def _signer(library: Any, identity: Identity) -> Any:
     # An empty string as time-stamp address would be called; None is "no time stamp".
     info = library.C2paSignerInfo(identity.algorithm.encode(), identity.chain_pem, identity.key_pem, None)
     try:
         return library.Signer.from_info(info)
     except library.C2paError as error:
-        raise ProvenanceError(f"{identity.name} cannot sign: {error}.{_advice(identity)}") from error
+        raise ProvenanceError(
+            f"{identity.name} cannot sign: {_in_line(error)}.{_advice(identity)}"
+        ) from error
 
 
 def _advice(identity: Identity) -> str:

@@ -29,7 +29,7 @@ _VALIDITY = timedelta(days=3650)
 _CLOCK_TOLERANCE = timedelta(days=1)
 
 # Extended key usages that C2PA accepts for signing claims: e-mail protection, document signing, C2PA claim signing.
-_CLAIM_SIGNING_USAGES = {
+CLAIM_SIGNING_USAGES = {
     "1.3.6.1.5.5.7.3.4": "e-mail protection",
     "1.3.6.1.5.5.7.3.36": "document signing",
     "1.3.6.1.4.1.62558.2.1": "C2PA claim signing",
@@ -88,8 +88,8 @@ def load_identity(certificate: Path, private_key: Path) -> Identity:
     """The user's own identity from PEM files: certificate chain (leaf first) and private key.
 
     Raises ProvenanceError, with the reason, when a file cannot be read, when key and certificate do not
-    belong together, and when the certificate is not valid now or not made for signing claims (C2PA
-    specification, "Certificate profile").
+    belong together, when the certificate is not valid now or not made for signing claims (C2PA
+    specification, "Certificate profile"), and when a trial shows that it cannot sign.
     """
     from cryptography.hazmat.primitives import serialization
 
@@ -108,7 +108,7 @@ def load_identity(certificate: Path, private_key: Path) -> Identity:
     algorithm = _algorithm(key, private_key)
     _check_validity(leaf, certificate)
     _check_profile(leaf, certificate)
-    return Identity(
+    identity = Identity(
         chain_pem=_to_pem(certificates),
         key_pem=key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -117,6 +117,10 @@ def load_identity(certificate: Path, private_key: Path) -> Identity:
         name=_display_name(leaf),
         is_local=False,
     )
+    from lipsmith.provenance.content_credentials import try_signing
+
+    try_signing(identity)
+    return identity
 
 
 def local_certificates(folder: Path | None = None) -> "list[x509.Certificate]":
@@ -211,7 +215,7 @@ def _check_profile(leaf: "x509.Certificate", path: Path) -> None:
     def refuse(why: str) -> ProvenanceError:
         return ProvenanceError(
             f"The certificate {path} cannot sign Content Credentials: {why}. It needs the key usage digital "
-            f"signature and an extended key usage among {', '.join(_CLAIM_SIGNING_USAGES.values())}."
+            f"signature and an extended key usage among {', '.join(CLAIM_SIGNING_USAGES.values())}."
         )
 
     def extension(kind: Any) -> Any:
@@ -229,7 +233,7 @@ def _check_profile(leaf: "x509.Certificate", path: Path) -> None:
     if key_usage is None or not key_usage.digital_signature:
         raise refuse("its key usage does not include digital signature")
     usages = {usage.dotted_string for usage in extension(x509.ExtendedKeyUsage) or ()}
-    if _ANY_USAGE in usages or not usages & _CLAIM_SIGNING_USAGES.keys():
+    if _ANY_USAGE in usages or not usages & CLAIM_SIGNING_USAGES.keys():
         raise refuse("its extended key usage is missing or for another purpose")
     if extension(x509.AuthorityKeyIdentifier) is None:
         raise refuse("it does not name its authority's key")
@@ -252,6 +256,8 @@ def _read_local(path: Path) -> Identity | None:
     try:
         certificates = _parse_certificates(pem, path)
         key = _parse_key(pem, path)
+        if _public_bytes(key.public_key()) != _public_bytes(certificates[0].public_key()):
+            raise ProvenanceError(f"The key in {path} is of another certificate.")
     except ProvenanceError as error:
         raise ProvenanceError(
             f"The signing identity {path} is damaged. Remove it, and a new one is made."

@@ -238,7 +238,7 @@ def _read_credentials(
     own = local_certificates(identity_folder)
     settings = dict(READING_SETTINGS)
     if anchors := _anchors_pem(own, trust_anchors):
-        settings["trust"] = {"user_anchors": anchors}
+        settings["trust"] = settings["trust"] | {"user_anchors": anchors}
     context = library.Context.from_dict(settings)
     try:
         with path.open("rb") as file:
