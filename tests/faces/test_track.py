@@ -301,6 +301,21 @@ class TestSettled:
         assert_allclose(rows[0], (60, 90, 100, 150), atol=1e-6)
         assert np.isnan(final[0]).all()
 
+    def test_what_is_settled_is_not_worked_out_again(self, monkeypatch):
+        lengths, boxes = [], FaceTracker._boxes
+
+        def counted(tracker, course, start, stop):
+            lengths.append(stop - start)
+            return boxes(tracker, course, start, stop)
+
+        monkeypatch.setattr(FaceTracker, "_boxes", counted)
+        tracker = FaceTracker(FollowingDetector())
+        frame = picture((RED, 80, 120, 40), (GREEN, 230, 120, 50))
+        for _ in range(400):
+            tracker.add(frame)
+            tracker.settled()
+        assert max(lengths) <= 2 * tracker.look_ahead * 25
+
     def test_no_frames_settle_nothing(self):
         tracker = FaceTracker(PatchDetector())
         assert tracker.settled().shape == (0, 4)

@@ -225,7 +225,7 @@ class _Look:
     faces: list[TrackedFace]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Course:
     """A track in the making: the frames in which its face was detected, in arrays, as a shot may last for hours."""
 
@@ -233,6 +233,8 @@ class _Course:
     frames: "array[int]" = field(default_factory=lambda: array("q"))
     # Centre x, y, width, height and score in each of them.
     states: "array[float]" = field(default_factory=lambda: array("d"))
+    # Boxes from its first frame on that no look to come can move, as far as they were asked for.
+    settled: Floats = field(default_factory=lambda: np.empty((0, 4)))
 
     @property
     def num_frames(self) -> int:
@@ -360,9 +362,10 @@ class FaceTracker:
             return np.full((0, 4), np.nan)
         courses = [course for course in courses if course.num_frames >= shortest]
         if len(courses) > 1:
-            boxes = primary_box_rows([self._track(course) for course in courses], end)
+            boxes = primary_box_rows([self._track_so_far(course) for course in courses], end)
             if self._settled:
                 said = np.concatenate(self._settled)
+                self._settled = [said]
                 now = boxes[first - len(said) : first]
                 self.is_overruled |= not np.allclose(said, now, rtol=0, atol=1e-3, equal_nan=True)
             return boxes[first:]
@@ -497,6 +500,16 @@ class FaceTracker:
         detected = np.isin(frames, course.frames)
         return FaceTrack(-1, self._shot, first, self._boxes(course, first, last + 1), scores, detected)
 
+    def _track_so_far(self, course: _Course) -> FaceTrack:
+        """`_track` without scores, in a time that does not grow with the track."""
+        first, stop = course.frames[0], course.frames[-1] + 1
+        boxes, known = course.settled, first + len(course.settled)
+        if known < stop:
+            boxes = np.concatenate([boxes, self._boxes(course, known, stop)])
+            sure = course.frames[-2] - self._reach if course in self._open else stop
+            course.settled = boxes[: max(sure, known) - first]
+        return FaceTrack(-1, self._shot, first, boxes, np.empty(0), np.empty(0, np.bool_))
+
     def _boxes(self, course: _Course, start: int, stop: int) -> Floats:
         """Smooth boxes of frames `start` to `stop` of a course, of the looks that have a say in them."""
         low = max(bisect_right(course.frames, start - self._reach) - 3, 0)
@@ -601,7 +614,7 @@ def _fit_lines(values: Floats, sigma: float) -> Floats:
 
     def total(column: Floats, kernel: Floats) -> Floats:
         """Sum over the neighbours at `offsets` of column × kernel; nothing lies beyond the ends."""
-        return np.convolve(np.pad(column, reach), kernel[::-1], mode="valid")
+        return np.convolve(column, kernel[::-1])[reach : reach + len(column)]
 
     ones = np.ones(len(values))
     count, first, second = (total(ones, weights * offsets**power) for power in range(3))
