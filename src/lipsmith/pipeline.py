@@ -1296,17 +1296,17 @@ def _signer(job: _Job, record: Callable[[], "SyncRecord"]) -> Callable[[Path], N
 
 def _not_signed(finished: Path, output: Path, error: Exception) -> LipsmithError:
     """The error to raise, once the finished video was put beside `output` under a name that says what it lacks."""
-    is_told = isinstance(error, LipsmithError)
-    words = str(error) if is_told else f"{output} could not be signed ({type(error).__name__}: {error})."
+    kind = type(error) if isinstance(error, LipsmithError) else ProvenanceError
+    words = str(error)
+    if not isinstance(error, LipsmithError):
+        words = f"{output} could not be signed ({type(error).__name__}: {error})."
     kept = output.with_name(f"{output.stem}.unsigned{output.suffix}")
     if os.path.lexists(kept):
         kept = output.with_name(f"{output.stem}.unsigned-{secrets.token_hex(4)}{output.suffix}")
-    try:
+    with suppress(OSError):
         finished.rename(kept)
-    except OSError:
-        return type(error)(words) if is_told else ProvenanceError(words)
-    words += f" The finished video is kept without Content Credentials, as {kept}; its tag says that it is synthetic."
-    return type(error)(words) if is_told else ProvenanceError(words)
+        words += f" The finished video is kept without Content Credentials, as {kept}; its tag says it is synthetic."
+    return kind(words)
 
 
 def _suits_one_pass(job: _Job) -> bool:

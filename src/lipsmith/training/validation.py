@@ -58,8 +58,8 @@ def validate_generator(
 
     Own speech with a reference from elsewhere in the clip: `l1_lower`, `psnr_lower`, `mouth_sharpness` (mean edge
     strength of the mouth region, generated over real), and, with an expert, `sync_loss` (equation 3). Foreign speech as
-    at inference, when there is an expert: `preference`, `offset_within_one`, by that expert, and `mouth_movement`: by how
-    much the mouth's brightness varies over the clip, generated over real.
+    at inference, when there is an expert: `preference`, `offset_within_one`, by that expert, and `mouth_movement`: by
+    how much the mouth's brightness varies over the clip, generated over real.
     """
     size, half = recipe.model.face_size, recipe.model.face_size // 2
     device = next(generator.parameters()).device
