@@ -259,8 +259,13 @@ def test_the_mouth_moves_as_far_as_is_asked_or_as_the_card_says(monkeypatch):
     monkeypatch.setattr("lipsmith.pipeline.resolve_detector", lambda name: None)
     monkeypatch.setattr("lipsmith.pipeline.resolve_runtime", resolve_runtime)
     for articulation in (None, 0.0, 1.5):
-        LipSyncer.load("w", articulation=articulation)
+        syncer = LipSyncer.load("w", articulation=articulation)
     assert asked == [1.25, 0.0, 1.5]
+    # It is part of the network by now: another wish is told, not passed over.
+    with pytest.raises(errors.UsageError, match=r"LipSyncer\.load\(…, articulation=2\)"):
+        syncer.sync("v.mp4", "a.wav", "o.mp4", options=SyncOptions(articulation=2))
+    with pytest.raises(errors.InputError):
+        syncer.sync("v.mp4", "a.wav", "o.mp4", options=SyncOptions(articulation=1.5))
 
 
 def test_where_nobody_speaks_the_generator_hears_silence(studio):
@@ -588,7 +593,17 @@ def test_inputs_without_the_stream_that_is_needed_are_refused(studio, monkeypatc
             studio.sync()
 
 
-@pytest.mark.parametrize("options", [{"length": "stretch"}, {"batch_size": 0}, {"face": -1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"length": "stretch"},
+        {"batch_size": 0},
+        {"face": -1},
+        {"audio_lead_seconds": 40},
+        {"audio_lead_seconds": Fraction(-3, 2)},
+        {"audio_lead_seconds": float("nan")},
+    ],
+)
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(errors.UsageError):
         SyncOptions(**options)

@@ -141,6 +141,11 @@ class SyncOptions:
             raise UsageError(f"A batch of {self.batch_size} frames: it must be at least 1.")
         if self.face is not None and self.face < 0:
             raise UsageError(f"Face {self.face}: faces are counted from 0, the largest.")
+        lead = 0.0 if self.audio_lead_seconds is None else float(self.audio_lead_seconds)
+        if not abs(lead) <= 1:
+            raise UsageError(
+                f"An audio lead of {lead:g} seconds: it can be up to a second, and is usually about 0.04."
+            )
 
 
 @dataclass(frozen=True)
@@ -268,6 +273,7 @@ class LipSyncer:
         self.detector = detector
         self.crop_rule = CropRule(padding=card.crop_padding, face_size=runtime.face_size)
         self._one_call = Lock()  # of the runtime
+        self._articulation: float | None = None  # what `load` was asked for
 
     @classmethod
     def load(
@@ -305,7 +311,9 @@ class LipSyncer:
             except BaseException:
                 generator.close()
                 raise
-        return cls(card, generator, faces)
+        syncer = cls(card, generator, faces)
+        syncer._articulation = articulation
+        return syncer
 
     def __enter__(self) -> Self:
         return self
@@ -463,8 +471,18 @@ class LipSyncer:
         on_progress: ProgressCallback | None = None,
     ) -> SyncReport:
         """See `lipsmith.sync`; what of `options` chooses weights, runtime and detector was chosen by
-        `load`."""
-        request = _Request.checked(video, audio, output, options or SyncOptions(), on_progress)
+        `load`.
+
+        Raises:
+            UsageError: an articulation that `load` was not asked for, besides what `lipsmith.sync` raises.
+        """
+        options = options or SyncOptions()
+        if options.articulation not in (None, self._articulation):
+            raise UsageError(
+                "How far the mouth moves is set when weights are loaded: "
+                f"LipSyncer.load(…, articulation={options.articulation:g})."
+            )
+        request = _Request.checked(video, audio, output, options, on_progress)
         with request.listening() as levels:
             return self._sync(request, levels)
 
