@@ -64,6 +64,8 @@ def test_the_hash_of_all_files_ignores_their_order_and_notices_a_change() -> Non
         ("colour = 1", "unknown field 'colour'"),
         ('window_lead_seconds = "soon"', "wrong form"),
         ('window_lead_seconds = "1/0"', "wrong form"),
+        ("window_lead_seconds = inf", "wrong form"),
+        ("face_size = inf", "wrong form"),
         ("crop_padding = [0, 0]", "wrong form"),
         ('articulation = "much"', "wrong form"),
         ('files = {"../x" = "ab"}', "not a plain file name"),

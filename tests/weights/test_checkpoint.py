@@ -405,6 +405,51 @@ def test_a_damaged_cache_is_made_anew(tmp_path: Path, generator: Wav2Lip, fake_e
     assert len(fake_export) == 2
 
 
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_not_kept_under_the_old_hash(
+    tmp_path: Path, generator: Wav2Lip, fake_export: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a training does with its best weights while its run folder is tried."""
+    path = tmp_path / "x.pth"
+    save_zip(generator.state_dict(), path)
+    old = path.read_bytes()
+
+    def replace_and_import(path: Path, name: str, folder: Path) -> WeightCard:
+        monkeypatch.setattr(checkpoint, "import_checkpoint", import_checkpoint)
+        save_zip({name: tensor + 1 for name, tensor in generator.state_dict().items()}, path)
+        return import_checkpoint(path, name, folder)
+
+    monkeypatch.setattr(checkpoint, "import_checkpoint", replace_and_import)
+    card, folder = resolve(path)
+    assert card.name.startswith(store.file_sha256(path)[:32])
+    assert [entry.name for entry in folder.parent.iterdir()] == [folder.name]
+    path.write_bytes(old)
+    _, folder = resolve(path)
+    assert_same(
+        dict(sorted(load_generator(folder).state_dict().items())),
+        dict(sorted(generator.state_dict().items())),
+    )
+
+
+def test_the_cache_keeps_what_was_used_last(
+    tmp_path: Path, generator: Wav2Lip, fake_export: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_MOST_CACHED", 2)
+    cache = tmp_path / "cache" / "checkpoints"
+    for name in ("published", f"{'a' * 32}-1", f".{'b' * 32}-2.partial-{'c' * 8}"):
+        (cache / name).mkdir(parents=True)
+        os.utime(cache / name, (0, 0))
+    paths, folders = [], []
+    for number in range(3):
+        paths.append(tmp_path / f"{number}.pth")
+        save_zip({"state_dict": generator.state_dict(), "step": number}, paths[-1])
+        folders.append(resolve(paths[-1])[1])
+        os.utime(folders[-1], (number, number))  # long ago
+        if number == 1:
+            assert resolve(paths[0])[1] == folders[0]  # and again today
+    assert {path.name for path in cache.iterdir()} == {"published", folders[0].name, folders[2].name}
+    assert len(fake_export) == 3
+
+
 def test_a_full_disk_is_told_and_leaves_nothing(
     tmp_path: Path, generator: Wav2Lip, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,26 @@ def test_a_zip_cut_short_is_called_a_broken_download(tmp_path: Path) -> None:
         checkpoint_format(path)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        # In the directory at the end: a name that is no UTF-8 though it says so, and a version that there is not.
+        (b"PK\x01\x02\x14\x03\x14\x00\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x00\x08"),
+        (b"PK\x01\x02\x14\x03\x14\x00", b"PK\x01\x02\x14\x03\xff\x00"),
+    ],
+)
+def test_a_zip_with_a_damaged_directory_is_told(tmp_path: Path, old: bytes, new: bytes) -> None:
+    path = zip_of(tmp_path / "x.pth", "x/data.pkl")
+    content = path.read_bytes()
+    directory = content.index(b"PK\x01\x02")
+    assert old in content[directory:]
+    path.write_bytes(
+        content[:directory] + content[directory:].replace(old, new).replace(b"x/data.pkl", b"x\xffdata.pkl")
+    )
+    with pytest.raises(WeightsError, match="is a damaged torch checkpoint"):
+        checkpoint_format(path)
+
+
 class MakesFolder:
     """Makes a folder when it is unpickled."""
 

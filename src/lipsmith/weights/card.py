@@ -113,7 +113,7 @@ class WeightCard:
             converted["crop_padding"] = (top, bottom, left, right)
             converted["trained_on"] = tuple(map(str, values.get("trained_on", ())))
             converted["files"] = {str(name): str(digest) for name, digest in values.get("files", {}).items()}
-        except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise WeightsError(f"{where}: a value of the card has the wrong form ({error}).") from error
         for name in converted["files"]:
             if Path(name).name != name:

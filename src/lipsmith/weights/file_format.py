@@ -83,11 +83,14 @@ def pickled_names(data: bytes) -> list[str]:
 
 
 def pickle_bytes(path: Path, file_format: CheckpointFormat) -> bytes:
-    """The pickled part of a torch file, or its beginning: enough to say what it names."""
-    if file_format is CheckpointFormat.TORCH_ZIP:
+    """The pickled part of a torch file, or its beginning: enough to say what it names; nothing where it is damaged."""
+    if file_format is not CheckpointFormat.TORCH_ZIP:
+        return _beginning(path)
+    try:
         with zipfile.ZipFile(path) as archive:
             return archive.read(next(name for name in archive.namelist() if name.endswith("/data.pkl")))
-    return _beginning(path)
+    except Exception:  # bytes that are no archive, or another kind of one, fail in many ways
+        return b""
 
 
 def _beginning(path: Path) -> bytes:
@@ -104,6 +107,8 @@ def _zip_format(path: Path) -> CheckpointFormat:
             f"{path} begins like a checkpoint but its end is missing: the download was cut short. "
             "Fetch it again."
         ) from error
+    except (ValueError, NotImplementedError) as error:  # of names and versions that damage made up
+        raise WeightsError(f"{path} is a damaged torch checkpoint ({error}). Fetch it again.") from error
     inner = {name.partition("/")[2] for name in names}
     if "constants.pkl" in inner:
         raise WeightsError(

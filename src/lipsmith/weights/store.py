@@ -11,9 +11,10 @@ import hashlib
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import platformdirs
@@ -28,6 +29,11 @@ BEST_NAME = "best.safetensors"
 """The best weights in a training's run folder."""
 # Part of the cache's folder names: raise it when what an import writes changes.
 CACHE_FORMAT = 2
+# Each takes about twice the checkpoint's size. What was used within a day stays: another process may be at it.
+_MOST_CACHED = 16
+_LEAST_IDLE_SECONDS = 24 * 3600
+_CACHED_NAME = re.compile(r"[0-9a-f]{32}-\d+|\.[0-9a-f]{32}-\d+\.partial-[0-9a-f]{8}")
+_TRIES = 3
 
 
 def user_folder() -> Path:
@@ -238,16 +244,34 @@ def _import_into_cache(path: Path) -> tuple[WeightCard, Path]:
             f"{path} is a folder without a {CARD_NAME}: give a weights folder, the run folder of a training, or a "
             "checkpoint file."
         )
+    for _ in range(_TRIES):
+        folder = _place_in_cache(path)
+        if folder.exists():
+            try:
+                found = _verified(folder)
+            except WeightsError:  # the checkpoint is at hand to make it anew
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    os.utime(folder)  # the least recently used go first
+                return found
+        _import(path, folder)
+        if _place_in_cache(path) == folder:
+            _throw_out_old(folder)
+            return _verified(folder)
+        # What was read may be what has replaced the file since, as a training does with its best weights.
+        shutil.rmtree(folder, ignore_errors=True)
+    raise WeightsError(f"{path} changes while it is read: try again when it is finished.")
+
+
+def _place_in_cache(path: Path) -> Path:
     with _told_what_cannot_be_read(path):
         if not path.is_file():  # reading a pipe would wait for somebody to write into it
             raise WeightsError(f"{path} is not a regular file: give a weights folder or a checkpoint file.")
-        folder = cache_folder() / f"{file_sha256(path)[:32]}-{CACHE_FORMAT}"
-        is_cached = folder.exists()
-    if is_cached:
-        try:
-            return _verified(folder)
-        except WeightsError:  # the checkpoint is at hand to make it anew
-            shutil.rmtree(folder, ignore_errors=True)
+        return cache_folder() / f"{file_sha256(path)[:32]}-{CACHE_FORMAT}"
+
+
+def _import(path: Path, folder: Path) -> None:
     # Here, not above: only this needs torch.
     try:
         from lipsmith.weights.checkpoint import import_checkpoint
@@ -262,7 +286,18 @@ def _import_into_cache(path: Path) -> tuple[WeightCard, Path]:
     except WeightsError:
         if not folder.exists():  # else another process has imported the same file meanwhile
             raise
-    return _verified(folder)
+
+
+def _throw_out_old(newest: Path) -> None:
+    """Remove from the cache what was not used for long, and what a killed process has left."""
+    with suppress(OSError):
+        now = time.time()
+        kept = [path for path in newest.parent.iterdir() if _CACHED_NAME.fullmatch(path.name)]
+        kept.sort(key=lambda path: (path.name[0] != ".", path.stat().st_mtime), reverse=True)
+        for number, path in enumerate(kept):
+            is_usable = path.name.endswith(f"-{CACHE_FORMAT}") and number < _MOST_CACHED
+            if not is_usable and now - path.stat().st_mtime > _LEAST_IDLE_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _verified(folder: Path) -> tuple[WeightCard, Path]:
