@@ -38,7 +38,7 @@ def spread_work(
 
     Raises:
         OutputError: a process was ended from outside.
-        RuntimeUnavailableError: Ray was asked for and is not installed.
+        RuntimeUnavailableError: Ray was asked for and is not installed, or cannot be reached.
     """
     if ray is not None:
         return _on_ray(function, items, ray)
@@ -107,7 +107,15 @@ def _on_ray(
         import ray
     except ImportError as error:
         raise RuntimeUnavailableError("--ray needs Ray: pip install 'lipsmith[ray]'.") from error
-    ray.init(address=None if address == "local" else address, ignore_reinit_error=True, log_to_driver=False)
+    try:
+        ray.init(
+            address=None if address == "local" else address, ignore_reinit_error=True, log_to_driver=False
+        )
+    except (OSError, ValueError, RuntimeError) as error:  # a ConnectionError is an OSError
+        reason = " ".join(str(error).split())
+        raise RuntimeUnavailableError(
+            f"The Ray cluster {address!r} cannot be reached: {reason}. Is it running? --ray local needs none."
+        ) from error
     try:
         call = ray.remote(_call)  # Ray takes functions, and a partial is none
         most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -122,7 +130,14 @@ def _on_ray(
             if not running:
                 return
             complete, running = ray.wait(running)
-            yield from ray.get(complete)
+            try:
+                results = ray.get(complete)
+            except ray.exceptions.RayTaskError as error:
+                # What was raised there, without the traceback that Ray makes its words of.
+                if isinstance(error.cause, Exception):
+                    raise error.cause from error
+                raise
+            yield from results
     finally:
         ray.shutdown()
 

@@ -1,6 +1,7 @@
 """Errors, interruptions and progress: what reaches the terminal, and with which code the process ends."""
 
 import contextlib
+import errno
 import os
 import pty
 import signal
@@ -43,6 +44,12 @@ def test_an_unexpected_exception_hints_at_debug() -> None:
     assert code == ExitCode.INTERNAL
     assert "ValueError: two lines." in sentence
     assert "`lipsmith --debug`" in sentence
+
+
+def test_a_full_disk_is_no_error_of_the_program() -> None:
+    sentence, code = explain(OSError(errno.ENOSPC, "No space left on device", "/tmp/x"))
+    assert code == ExitCode.OUTPUT
+    assert sentence.startswith("There is no room left for /tmp/x (No space left on device).")
 
 
 @pytest.fixture

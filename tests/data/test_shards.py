@@ -188,7 +188,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A prepared folder, and the address that it is served at."""
     folder = tmp_path / "served"
     _write(folder, 6)
-    monkeypatch.setattr(storage.platformdirs, "user_cache_dir", lambda name: str(tmp_path / "cache" / name))
+    monkeypatch.setenv("LIPSMITH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(storage.time, "sleep", lambda seconds: None)
     server = _Server(("127.0.0.1", 0), lambda *args: _Quiet(*args, directory=str(folder)))
     server.asked = []  # type: ignore[attr-defined]
@@ -243,7 +243,7 @@ def test_an_address_without_a_prepared_folder_says_so(served) -> None:
 
 def test_other_addresses_are_opened_by_fsspec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fsspec = pytest.importorskip("fsspec")
-    monkeypatch.setattr(storage.platformdirs, "user_cache_dir", lambda name: str(tmp_path / "cache" / name))
+    monkeypatch.setenv("LIPSMITH_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "prepared"
     _write(folder, 3)
     pack_clips(folder)

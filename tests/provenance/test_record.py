@@ -35,7 +35,23 @@ def test_fields_of_later_versions_are_left_out():
     assert SyncRecord.from_dict({**record.to_dict(), "later": 1}) == record
 
 
-@pytest.mark.parametrize("fields", [{}, {"created": 3}, {"created": "yesterday"}, {"model": "m"}])
+FIELDS = SyncRecord("m", "00", "v", "a", 1, 2).to_dict()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"created": 3},
+        {"created": "yesterday"},
+        {"model": "m"},
+        ["model", "created"],
+        "model",
+        5,
+        FIELDS | {"model_sha256": [1]},
+        FIELDS | {"num_frames_changed": "\x1b[31m"},
+    ],
+)
 def test_what_is_no_record_is_a_value_error(fields):
     with pytest.raises(ValueError):
         SyncRecord.from_dict(fields)

@@ -56,6 +56,11 @@ class TestRefused:
         with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(UsageError, match="--port"):
             serve_study(own, port=other.getsockname()[1])
 
+    @pytest.mark.parametrize("host", ["a..b", "nowhere.invalid"])
+    def test_a_host_that_there_is_not(self, own: Path, host: str) -> None:
+        with pytest.raises(UsageError, match="--host"):
+            serve_study(own, host=host, port=0)
+
     def test_damaged_clips(self, own: Path) -> None:
         next((own / "videos").iterdir()).write_bytes(b"other")
         with pytest.raises(DataError, match="is not the file that was built"):

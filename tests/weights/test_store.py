@@ -104,7 +104,7 @@ def test_a_card_under_another_folder_name_is_refused(own: Path) -> None:
         store.load_card("beta")
 
 
-@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "..", "a b", "é", "x" * 101])
+@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "..", "a b", "é", "x" * 101, "a.", "nul", "Com1.v2"])
 def test_names_that_cannot_be_folders_are_refused(name: str) -> None:
     with pytest.raises(WeightsError, match="cannot name weights"):
         store.check_name(name)

@@ -1,5 +1,6 @@
 """From an exception to one sentence on standard error and an exit code; a traceback only on request."""
 
+import errno
 import functools
 import time
 import traceback
@@ -29,6 +30,7 @@ _EXTRAS = {
 }
 
 _LAUNCHER_SECONDS = 10
+_NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT))
 
 _tracebacks = False
 
@@ -77,6 +79,12 @@ def explain(error: BaseException) -> tuple[str, ExitCode]:
                 f"This needs {package}, which is missing: pip install 'lipsmith[{extra}]'.",
                 ExitCode.RUNTIME,
             )
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        where = f" for {error.filename}" if error.filename else ""
+        return (
+            f"There is no room left{where} ({error.strerror}). Make room, then run the same command again.",
+            ExitCode.OUTPUT,
+        )
     what = " ".join(str(error).split()) or "no further words"
     return (
         f"An error in Lipsmith itself: {type(error).__name__}: {what}. "

@@ -19,9 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
-import platformdirs
-
 from lipsmith.errors import DataError, OutputError
+from lipsmith.machine import user_cache_folder
 
 Location = Path | str
 
@@ -96,7 +95,7 @@ class RemoteStorage:
     def __init__(self, address: str) -> None:
         self.address = address
         digest = hashlib.sha256(address.encode()).hexdigest()[:16]
-        self.cache = Path(platformdirs.user_cache_dir("lipsmith")) / "prepared" / digest
+        self.cache = user_cache_folder() / "prepared" / digest
 
     def read(self, name: str, offset: int = 0, size: int | None = None, *, fresh: bool = False) -> bytes:
         """See `Storage.read`."""

@@ -48,7 +48,12 @@ class SyncRecord:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "SyncRecord":
         """The inverse of `to_dict`; fields that a later version added are left out. Raises ValueError."""
+        if not isinstance(fields, Mapping):  # anybody may write anything into a file
+            raise ValueError("not a sync record: it has no fields")
         known = {name: fields[name] for name in cls.__dataclass_fields__ if name in fields}
+        for name, value in known.items():
+            if not isinstance(value, int if name.startswith("num_") else str):
+                raise ValueError(f"not a sync record: {name} is {value!r}")
         try:
             return cls(**{**known, "created": datetime.fromisoformat(known["created"])})
         except (KeyError, TypeError, AttributeError) as error:

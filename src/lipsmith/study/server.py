@@ -90,9 +90,10 @@ def _listen(host: str, port: int) -> Iterator[socket.socket]:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(place)
         listener.listen()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # of a name that can be nobody's
+        reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(
-            f"Nothing can listen at {host} port {port}: {error.strerror}. Choose others with --host and --port."
+            f"Nothing can listen at {host} port {port}: {reason}. Choose others with --host and --port."
         ) from error
     with listener:
         yield listener

@@ -34,6 +34,13 @@ _MOST_CACHED = 16
 _LEAST_IDLE_SECONDS = 24 * 3600
 _CACHED_NAME = re.compile(r"[0-9a-f]{32}-\d+|\.[0-9a-f]{32}-\d+\.partial-[0-9a-f]{8}")
 _TRIES = 3
+_DEVICES = {
+    "CON",
+    "PRN",
+    "AUX",
+    "NUL",
+    *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10)),
+}
 
 
 def user_folder() -> Path:
@@ -49,9 +56,11 @@ def cache_folder() -> Path:
 
 def check_name(name: str) -> None:
     """Raise `WeightsError` for a name that cannot be a folder's on every platform."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+    is_device = name.partition(".")[0].upper() in _DEVICES  # of Windows, with any ending
+    if is_device or name.endswith(".") or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise WeightsError(
-            f"{name!r} cannot name weights: use up to 100 letters, digits, dots, dashes and underscores."
+            f"{name!r} cannot name weights on every platform: use up to 100 letters, digits, dots, dashes and "
+            "underscores, and no dot at the end."
         )
 
 
