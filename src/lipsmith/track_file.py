@@ -22,7 +22,7 @@ from lipsmith.timeline import FrameTimes
 
 SUFFIX = ".lipsmith-track"
 # The method by which boxes are found: to be raised when `lipsmith.faces` finds others in the same video.
-METHOD = 2
+METHOD = 3
 _DIGEST_BYTES = hashlib.sha256().digest_size  # of all that comes after it
 
 

@@ -10,8 +10,17 @@ from lipsmith.faces import track as track_module
 from lipsmith.faces.crop import CropRule
 from lipsmith.faces.detect import Detection
 from lipsmith.faces.mtcnn import MtcnnDetector
-from lipsmith.faces.track import FaceTrack, FaceTracker, face_box, primary_box_rows, primary_boxes, smooth
+from lipsmith.faces.track import (
+    CutWatch,
+    FaceTrack,
+    FaceTracker,
+    face_box,
+    primary_box_rows,
+    primary_boxes,
+    smooth,
+)
 from lipsmith.geometry import Box
+from lipsmith.picture import ArrayPicture
 
 from .portrait import portrait, scene
 
@@ -342,6 +351,21 @@ class TestCuts:
         fade = [picture((RED, 160, 120, 60), grey=20 + 8 * index) for index in range(25)]
         move = [picture((RED, 60 + 8 * index, 120, 60), grey=212) for index in range(25)]
         assert {track.shot for track in follow(fade + move)} == {0}
+
+    @pytest.mark.parametrize("level", [0, 255])
+    @pytest.mark.parametrize("num_frames", [1, 6, 12, 40])
+    def test_what_fades_in_from_black_or_white_is_another_shot(self, level, num_frames):
+        scenes = [picture((RED, 160, 120, 60), grey=90), picture((GREEN, 160, 120, 60), grey=110)]
+        shares = np.arange(num_frames + 1) / num_frames
+        frames = [
+            np.rint(image * share + level * (1 - share)).astype(np.uint8)
+            for image, order in zip(scenes, (shares[::-1], shares), strict=True)
+            for share in order.tolist()
+        ]
+        watch = CutWatch()
+        cuts = [place for place, frame in enumerate(frames) if watch.is_cut(ArrayPicture(frame))]
+        # In the moment when the second scene can first be made out.
+        assert 1 <= min(cut for cut in cuts if cut > num_frames) - num_frames - 1 <= 1 + num_frames / 5
 
     @pytest.mark.parametrize("step", [4, 12])
     def test_a_pan_over_a_busy_background_is_no_cut(self, step):

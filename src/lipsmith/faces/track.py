@@ -59,6 +59,7 @@ LOOK_AGAIN_GROWTH = 1.25
 
 CUT_DIFFERENCE = 18.0  # grey levels by which a cut changes the thumbnail, at least
 CUT_CONTRAST = 4.0  # times the usual change from frame to frame
+BLACK, WHITE = 20, 235  # grey levels of a thumbnail that shows nothing any more, or nothing yet
 THUMBNAIL = (32, 18)
 THUMBNAIL_SHIFT = (2, 4)  # a camera's largest move from frame to frame, in rows and columns of the thumbnail
 
@@ -197,20 +198,25 @@ def follow(
 
 
 class CutWatch:
-    """Tells scene cuts from pans, frame by frame."""
+    """Tells scene cuts from pans, frame by frame; what comes out of black or white is another scene, too."""
 
     def __init__(self) -> None:
         self._thumbnail: Image | None = None
+        self._is_blank = False
         self._usual_change = 0.0
 
     def is_cut(self, picture: Picture) -> bool:
         """Whether a new shot begins with this, the next frame."""
         thumbnail = picture.sketch(*THUMBNAIL)
         before, self._thumbnail = self._thumbnail, thumbnail
+        was_blank = self._is_blank
+        self._is_blank = bool(thumbnail.max() <= BLACK or thumbnail.min() >= WHITE)
         if before is None:
             return False
         change = _change(before, thumbnail)
-        if change > CUT_DIFFERENCE and change > CUT_CONTRAST * self._usual_change:
+        # From nothing a scene fades in too slowly to differ much from the frame before.
+        is_faded_in = was_blank and not self._is_blank
+        if is_faded_in or (change > CUT_DIFFERENCE and change > CUT_CONTRAST * self._usual_change):
             self._usual_change = 0.0
             return True
         self._usual_change += (change - self._usual_change) / 4
