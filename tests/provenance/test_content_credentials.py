@@ -354,6 +354,20 @@ def test_sidecar_that_does_not_belong_to_the_source_is_left_out_with_a_note(make
     assert not inspect(video).credentials.ingredients[0].has_credentials
 
 
+def test_sidecar_of_an_output_says_nothing_of_its_source_of_the_same_name(make_video, record):
+    source, output, video = make_video("talk.mp4"), make_video("talk.mkv"), make_video("video.mp4")
+    sign(output, record, parent=source)
+
+    untouched = inspect(source)
+    assert untouched.credentials is None and not untouched.is_marked and not untouched.is_unverified
+    assert inspect(output).credentials.state is CredentialsState.VALID
+    assert sign(video, record, parent=source).notes == ()
+
+    # Under its own ending a file that does not fit was changed, whatever it is called.
+    make_video("talk.mkv", tagged=True)
+    assert inspect(output).credentials.state is CredentialsState.TAMPERED
+
+
 def test_sidecar_of_the_source_is_not_replaced(make_video, record):
     source, video = make_video("talk.mkv"), make_video("talk.avi")
     sidecar = sign(source, record, parent=make_video("first.mp4")).sidecar

@@ -18,7 +18,7 @@ import shutil
 import struct
 import tempfile
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,6 +214,16 @@ def open_manifest(library: Any, path: Path, file: IO[bytes], context: Any) -> tu
     return None if reader is None else (reader, sidecar)
 
 
+def is_of_another_file(store: Mapping[str, Any], path: Path) -> bool:
+    """Whether a sidecar that was read beside `path`, and does not fit it, is of a file that only ends otherwise.
+
+    `talk.mp4` and `talk.mkv` have one name for their sidecars; the manifest's title tells whose it is.
+    """
+    title = store["manifests"].get(store.get("active_manifest"), {}).get("title") or ""
+    ending = Path(title).suffix.lower()
+    return store.get("validation_state") == "Invalid" and ending not in ("", path.suffix.lower())
+
+
 @dataclass(frozen=True)
 class _Manifest:
     """A source's manifest from its sidecar, with what c2pa found when checking it."""
@@ -267,6 +277,8 @@ def _sidecar_manifest(library: Any, path: Path, notes: list[str]) -> _Manifest |
                 store = json.loads(reader.json())
     except library.C2paError as error:
         notes.append(f"The Content Credentials beside {path.name} are not passed on: {error}.")
+        return None
+    if is_of_another_file(store, path):
         return None
     if store["validation_state"] == "Invalid":
         notes.append(

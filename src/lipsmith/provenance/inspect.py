@@ -15,6 +15,7 @@ from lipsmith.provenance.content_credentials import (
     RECORD_ASSERTION,
     SOURCE_HASH_FIELD,
     can_embed,
+    is_of_another_file,
     load_library,
     open_manifest,
     sidecar_path,
@@ -250,6 +251,8 @@ def _read_credentials(
                 store = json.loads(reader.json())
     except library.C2paError as error:
         return _unreadable(str(error), None if can_embed(path) else sidecar_path(path))
+    if sidecar is not None and is_of_another_file(store, path):
+        return None
     return _credentials(store, own, sidecar)
 
 
