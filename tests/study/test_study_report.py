@@ -130,6 +130,28 @@ class TestFiles:
         written = write_report(study, analyse(study, CARELESS), tmp_path)
         assert not any(path.suffix == ".png" for path in written)
 
+    def test_it_takes_the_place_of_an_earlier_one_and_of_nothing_else(self, tmp_path: Path) -> None:
+        study = make_study()
+        (tmp_path / "mine.csv").write_text("mine")
+        earlier = write_report(study, analyse(study, GOOD), tmp_path)
+        assert len(earlier) == 12 and tmp_path / "mine.csv" not in earlier
+        later = write_report(study, analyse(study, CARELESS), tmp_path)
+        assert sorted(tmp_path.iterdir()) == sorted([*later, tmp_path / "mine.csv"])  # no plots of before
+
+    def test_a_full_disk_leaves_nothing_half_written(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def write_some(path: Path, content: bytes) -> None:
+            with path.open("wb") as file:
+                file.write(content[:10])
+            raise OSError(28, "No space left on device")
+
+        study = make_study()
+        monkeypatch.setattr(Path, "write_bytes", write_some)
+        with pytest.raises(OutputError, match="No space left"):
+            write_report(study, analyse(study, GOOD), tmp_path)
+        assert list(tmp_path.iterdir()) == []
+
     def test_a_place_that_cannot_be_written(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         study = make_study()

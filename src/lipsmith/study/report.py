@@ -1,6 +1,7 @@
 """An analysis on paper: table 2's layout beside the paper's own numbers, CSV, JSON, plots."""
 
 import csv
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from lipsmith.study.paper import PaperRow, paper_rows
 
 METRICS = ("lse_d", "lse_c", "fid")
 _DASH = "—"
+_PLOTS = frozenset(("scores.png", "distributions.png", "preferences.png"))
 _NAMES = {
     "sync": "Sync Acc.",
     "visual": "Visual Qual.",
@@ -150,28 +152,35 @@ def write_report(
     Raises:
         OutputError: the folder cannot be written.
     """
+    rows = table_rows(study, analysis, metrics)
+    text = json.dumps(analysis_to_dict(analysis), indent=1, ensure_ascii=False)
+    contents = {
+        "table.md": table_in_markdown(study, analysis, metrics).encode(),
+        "analysis.json": f"{text}\n".encode(),
+        "table.csv": _csv(_table_lines(rows)),
+        "scores.csv": _csv([_flat(asdict(score)) for score in analysis.scores]),
+        "preferences.csv": _csv([_flat(asdict(share)) for share in analysis.shares]),
+        "differences.csv": _csv([_flat(asdict(entry)) for entry in analysis.differences]),
+        "raters.csv": _csv([_numbered(asdict(summary)) for summary in analysis.raters]),
+        "ratings.csv": _csv([_numbered(asdict(rating)) for rating in analysis.ratings]),
+        "votes.csv": _csv([_numbered(_flat(asdict(vote))) for vote in analysis.votes]),
+    }
+    if analysis.scores:
+        contents["scores.png"] = _png(_draw_means(study, analysis.scores))
+        contents["distributions.png"] = _png(_draw_distributions(study, analysis.scores))
+    if analysis.shares:
+        contents["preferences.png"] = _png(_draw_shares(study, analysis.shares))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_text(folder / "table.md", table_in_markdown(study, analysis, metrics))
-        text = json.dumps(analysis_to_dict(analysis), indent=1, ensure_ascii=False)
-        _write_text(folder / "analysis.json", text + "\n")
-        _write_csv(folder / "table.csv", _table_lines(table_rows(study, analysis, metrics)))
-        _write_csv(folder / "scores.csv", [_flat(asdict(score)) for score in analysis.scores])
-        _write_csv(folder / "preferences.csv", [_flat(asdict(share)) for share in analysis.shares])
-        _write_csv(folder / "differences.csv", [_flat(asdict(entry)) for entry in analysis.differences])
-        _write_csv(folder / "raters.csv", [_numbered(asdict(summary)) for summary in analysis.raters])
-        _write_csv(folder / "ratings.csv", [_numbered(asdict(rating)) for rating in analysis.ratings])
-        _write_csv(folder / "votes.csv", [_numbered(_flat(asdict(vote))) for vote in analysis.votes])
-        if analysis.scores:
-            _save(_draw_means(study, analysis.scores), folder / "scores.png")
-            _save(_draw_distributions(study, analysis.scores), folder / "distributions.png")
-        if analysis.shares:
-            _save(_draw_shares(study, analysis.shares), folder / "preferences.png")
+        for name, content in contents.items():
+            _write_whole(folder / name, content)
+        for name in _PLOTS - contents.keys():  # of an earlier analysis, which had something to draw
+            (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(
             f"The analysis cannot be written to {folder}: {error.strerror}. Choose another --output."
         ) from error
-    return sorted(path for path in folder.iterdir() if path.suffix in (".md", ".json", ".csv", ".png"))
+    return [folder / name for name in sorted(contents)]
 
 
 def analysis_to_dict(analysis: Analysis) -> dict[str, object]:
@@ -235,26 +244,28 @@ def _alpha(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.3f}"
 
 
-def _write_text(path: Path, text: str) -> None:
+def _write_whole(path: Path, content: bytes) -> None:
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def _write_csv(path: Path, lines: Sequence[Mapping[str, object]]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        if lines:
-            writer = csv.DictWriter(file, fieldnames=list(lines[0]))
-            writer.writeheader()
-            writer.writerows(lines)
-    partial.replace(path)
+def _csv(lines: Sequence[Mapping[str, object]]) -> bytes:
+    text = io.StringIO(newline="")
+    if lines:
+        writer = csv.DictWriter(text, fieldnames=list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
+    return text.getvalue().encode()
 
 
-def _save(figure: Figure, path: Path) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png", dpi=120)
-    partial.replace(path)
+def _png(figure: Figure) -> bytes:
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    return picture.getvalue()
 
 
 def _draw_means(study: Study, scores: Sequence[Score]) -> Figure:
