@@ -156,6 +156,11 @@ class TestAddresses:
         with pytest.raises(UsageError, match="is no address of a database"):
             AnswerStore("answers.db", STUDY)
 
+    @pytest.mark.parametrize("address", ["sqlite://", "sqlite:///:memory:"])
+    def test_a_database_that_forgets(self, address: str) -> None:
+        with pytest.raises(UsageError, match="in memory, where answers are lost"):
+            AnswerStore(address, STUDY)
+
     def test_a_package_that_is_missing(self) -> None:
         with pytest.raises(RuntimeUnavailableError, match="needs a package"):
             AnswerStore("nosuchdatabase://host/name", STUDY)

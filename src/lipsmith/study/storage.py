@@ -261,6 +261,10 @@ def _open(url: str | URL, is_read_only: bool) -> Engine:
     try:
         parsed = make_url(url)
         is_sqlite = parsed.get_backend_name() == "sqlite"
+        if is_sqlite and parsed.database in (None, "", ":memory:"):
+            raise UsageError(
+                f"{url} is in memory, where answers are lost; name a file: sqlite:///answers.sqlite3"
+            )
         if is_sqlite and is_read_only:
             parsed = _to_be_read(parsed)
         engine = create_engine(
@@ -285,7 +289,7 @@ def _open(url: str | URL, is_read_only: bool) -> Engine:
 def _to_be_read(url: URL) -> URL:
     """The address of an SQLite file that is there, so that it is only read."""
     place = url.database or ""
-    if place in ("", ":memory:") or place.startswith("file:"):
+    if place.startswith("file:"):
         return url
     path = Path(place)
     if not path.is_file():  # opening it would make an empty one
