@@ -85,6 +85,16 @@ def test_a_damaged_file_is_refused(own: Path) -> None:
         store.resolve("alpha")
 
 
+def test_a_file_that_would_run_unverified_is_refused(own: Path) -> None:
+    folder = install(own, "alpha")
+    (folder / "README.txt").write_text("about it")
+    (folder / ".generator.bin.swp").touch()
+    store.resolve("alpha")
+    (folder / "generator.bin").write_bytes(b"of somebody else")
+    with pytest.raises(WeightsError, match=r"generator\.bin is not among the files of its card"):
+        store.resolve("alpha")
+
+
 def test_an_unknown_name_gets_the_known_ones_and_the_closest(packaged: Path, own: Path) -> None:
     install(own, "alpha")
     with pytest.raises(WeightsError, match=r"no file called 'alpa'. Did you mean 'alpha'\? Installed: alpha"):

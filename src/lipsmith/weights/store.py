@@ -100,7 +100,14 @@ def weights_folder(card: WeightCard) -> Path:
 
 
 def verify(card: WeightCard, folder: Path) -> None:
-    """Raise `WeightsError` unless `folder` holds each file of the card, unchanged."""
+    """Raise `WeightsError` unless `folder` holds each file of the card, unchanged, and nothing else that would run."""
+    with _told_what_cannot_be_read(folder):
+        for path in sorted(folder.glob(f"{card.kind}.*")):
+            if path.name not in card.files:
+                raise WeightsError(
+                    f"{path} is not among the files of its card, so that nothing tells whether it was changed. "
+                    "Install or import these weights again."
+                )
     for name, digest in card.files.items():
         path = folder / name
         with _told_what_cannot_be_read(path):
