@@ -708,6 +708,15 @@ def test_a_video_that_cannot_be_signed_is_kept_under_a_name_that_says_so(
     assert (other.read_text(), kept.read_text(), output.exists()) == ("finished", "of before", False)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"), [("künstlich", "plain ASCII"), (" ", "needs a text"), ("", "needs a text")]
+)
+def test_a_visible_mark_that_cannot_be_drawn_is_refused_before_the_video_is_read(studio, text, words):
+    with pytest.raises(errors.UsageError, match=words):
+        studio.sync(visible_mark=text)
+    assert studio.num_readings == 0
+
+
 def test_a_visible_mark_is_on_every_frame(studio):
     studio.sync(visible_mark=True)
     assert all(

@@ -499,6 +499,7 @@ class LipSyncer:
             request.info.video,
             sound,
             _identity(options),
+            _label(options.visible_mark, request.info.video),
             clock,
             _Reporter(request.on_progress),
         )
@@ -678,7 +679,7 @@ class LipSyncer:
             self._lead(job.options),
             job.options.batch_size or max(1, min(_LARGEST_BATCH, _BATCH_BYTES // frame_bytes)),
             job.clock,
-            _label(job.options.visible_mark, job.picture),
+            job.mark,
         )
         job.progress.begin("render", num_frames)
         num_written = 0
@@ -1003,6 +1004,7 @@ class _Job:
     picture: VideoStream
     sound: _Sound
     identity: "Identity | None"
+    mark: Callable[[Image], Image] | None
     clock: "_Clock"
     progress: "_Reporter"
     notes: list[str] = field(default_factory=list)
@@ -1265,7 +1267,7 @@ def _listen(path: Path, levels: Iterable[_Level], close_in_silence: bool) -> _So
 
 def _label(wanted: bool | str, picture: VideoStream) -> Callable[[Image], Image] | None:
     """What burns the visible mark into a frame, if it is wanted."""
-    if not wanted:
+    if wanted is False:
         return None
     from lipsmith.provenance.visible import DEFAULT_LABEL, VisibleMark
 
