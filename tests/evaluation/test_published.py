@@ -90,7 +90,7 @@ def test_an_address_that_is_gone_is_told(server: Server) -> None:
 
 
 def test_syncnet_is_installed_on_request_and_then_used(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
     network = SyncNet().eval()
@@ -116,6 +116,14 @@ def test_syncnet_is_installed_on_request_and_then_used(
     assert resolve_judge(device="cpu").digest == judge.digest
     assert resolve_judge(download=True, device="cpu").digest == judge.digest
     assert server.requests == ["/syncnet_v2.model"]
+
+    # As by a process that began at the same time.
+    assert published.install_syncnet() == tmp_path / "weights" / "syncnet-v2"
+    with (tmp_path / "weights" / "syncnet-v2" / "syncnet.safetensors").open("ab") as damaged:
+        damaged.write(b"x")
+    for download in (False, True):
+        with pytest.raises(WeightsError, match="damaged or changed"):
+            resolve_judge(download=download, device="cpu")
 
 
 def test_the_addresses_are_the_authors_and_pinned() -> None:

@@ -257,7 +257,7 @@ def _syncnet_file(judge: str | Path | None, download: bool) -> Path:
     if judge is not None:
         return network_file(judge, "syncnet")
     try:
-        return weights_folder(load_card(SYNCNET_NAME)) / "syncnet.safetensors"
+        card = load_card(SYNCNET_NAME)
     except WeightsError as error:
         if download:
             from lipsmith.evaluation.published import install_syncnet
@@ -268,6 +268,7 @@ def _syncnet_file(judge: str | Path | None, download: bool) -> Path:
             "with --judge FILE, or judge by the expert that comes with Lipsmith, --judge expert=judge, or by your own, "
             "--judge expert=RUN."
         ) from error
+    return weights_folder(card) / "syncnet.safetensors"  # damaged ones are told as such, not as absent
 
 
 class _SyncNetStretch:

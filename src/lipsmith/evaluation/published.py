@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lipsmith.errors import WeightsError
-from lipsmith.weights.store import cache_folder, user_folder
+from lipsmith.weights.store import cache_folder, load_card, user_folder, weights_folder
 
 
 @dataclass(frozen=True)
@@ -87,5 +87,9 @@ def install_syncnet(file: PublishedFile | None = None) -> Path:
         "use": "research",
         "description": "SyncNet v2, the judge of LSE-D and LSE-C, as its authors published it.",
     }
-    import_checkpoint(fetch(file), SYNCNET_NAME, overrides=facts)
-    return user_folder() / SYNCNET_NAME
+    try:
+        import_checkpoint(fetch(file), SYNCNET_NAME, overrides=facts)
+    except WeightsError:
+        if not (user_folder() / SYNCNET_NAME).exists():  # else another process has installed them meanwhile
+            raise
+    return weights_folder(load_card(SYNCNET_NAME))
