@@ -5,21 +5,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lipsmith.data.synthetic import prepare_synthetic
 from lipsmith.errors import DataError, RecipeError, UsageError, WeightsError
 from lipsmith.evaluation.held_out import open_generator
+from lipsmith.models.generators import build_generator
 from lipsmith.models.wav2lip import FACE_SIZES
 from lipsmith.training import train
-from lipsmith.training.batch import StepTensors, middle_frames
+from lipsmith.training.amplification import AmplifiedGenerator
+from lipsmith.training.batch import StepTensors, generate_faces, middle_frames
 from lipsmith.training.critics import make_critic
 from lipsmith.training.distributed import Processes
 from lipsmith.training.expert import load_expert
 from lipsmith.training.fine_tuning import FineTunedExpert
 from lipsmith.training.generator import GeneratorTraining
 from lipsmith.training.recipe import GeneratorRecipe, load_recipe
+from lipsmith.training.run import TrainingReport
 from lipsmith.training.terms import Loss, clips_by_kind, evaluate_terms, total_loss, weights_at
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -222,6 +225,58 @@ def test_movement_is_compared_where_the_words_are_the_own() -> None:
     assert late == pytest.approx(0, abs=1e-6)  # three of five frames are dark, or two: as far apart
     # Deviation 0.2 · √(6 / 25) in six rows of 24 cells, of all that the mask looks at.
     assert 0.02 < still < 0.2 * (6 / 25) ** 0.5
+
+
+def test_larger_movements_are_learnt_from_the_weights_that_a_training_begins_with(tmp_path: Path) -> None:
+    losses = {"reconstruction": 0, "still": 0, "amplified": 1.0, "upper_share": 1.0, "mouth_gain": 0}
+    recipe = _recipe(losses=losses, amplification={"factor": 2.0})
+    training, begun = (GeneratorTraining(recipe, None, Processes()) for _ in range(2))
+    torch.nn.init.normal_(begun.generator.output_block[1].weight, std=0.3)
+    torch.save({"state_dict": begun.generator.state_dict()}, tmp_path / "begun.pth")
+    training.begin_with(tmp_path / "begun.pth")
+    batch = _batch([False, True])
+    amplified = AmplifiedGenerator(begun.generator, recipe.amplification)
+    wanted = generate_faces(amplified, batch.targets, batch.references, batch.frame_windows).detach()
+    weights = weights_at(recipe.losses, 0)
+
+    def loss(generated: torch.Tensor) -> float:
+        return float(evaluate_terms(training.terms, weights, batch, generated)["amplified"].value)
+
+    assert loss(wanted) == pytest.approx(0, abs=1e-5)
+    # Brighter by 0.1 everywhere: the edges are the same.
+    assert loss(wanted + 0.1) == pytest.approx(0.1, abs=1e-4)
+
+
+def test_only_what_has_a_code_of_the_sound_can_be_amplified() -> None:
+    recipe = _recipe(losses={"amplified": 1.0}, model={"form": "lipgan", "width": 0.0625})
+    with pytest.raises(
+        RecipeError, match=r"losses\.amplified is for generators of the forms wav2lip…, not lipgan"
+    ):
+        GeneratorTraining(recipe, None, Processes())
+
+
+def test_an_amplification_needs_weights_to_begin_with_and_goes_on_without_them(
+    drawn: Path, tmp_path: Path
+) -> None:
+    def learn(steps: int, run: str, **options: object) -> TrainingReport:
+        changes = TINY | {"steps": steps, "validate_every": 1}
+        return train(RECIPES / "amplification.yaml", drawn, tmp_path / run, overrides=changes, **options)
+
+    with pytest.raises(
+        RecipeError, match=r"'amplification' amplifies the movements of earlier weights.*--initial"
+    ):
+        learn(1, "refused")
+    assert not (tmp_path / "refused").exists()
+    torch.manual_seed(0)
+    save_file(
+        build_generator("wav2lip-relight", TINY["model.width"], 96).state_dict(),
+        tmp_path / "initial.safetensors",
+    )
+    learn(2, "whole", initial=tmp_path / "initial.safetensors")
+    assert "amplified" in learn(1, "parts", initial=tmp_path / "initial.safetensors").best
+    learn(2, "parts", resume=True)  # the checkpoint knows what it began with
+    whole, parts = (load_file(tmp_path / run / "last.safetensors") for run in ("whole", "parts"))
+    assert all(torch.equal(parts[name], tensor) for name, tensor in whole.items())
 
 
 def test_the_middle_frame_of_every_window() -> None:

@@ -117,7 +117,15 @@ class Wav2Lip(nn.Module):
         Returns:
             (n, 3, S, S), BGR 0 to 1: the whole face, upper half included.
         """
-        return self.output_block(self._decode(mel, faces))
+        return self.show(self.head(mel, faces), faces)
+
+    def head(self, mel: Tensor, faces: Tensor) -> Tensor:
+        """What the last layer gives before it becomes colours, (n, C, S, S); arguments as of `forward`."""
+        return self.output_block[:-1](self._decode(mel, faces))
+
+    def show(self, head: Tensor, faces: Tensor) -> Tensor:
+        """What is seen, (n, 3, S, S), of what `head` gave for the same faces."""
+        return self.output_block[-1](head)
 
     def _decode(self, mel: Tensor, faces: Tensor) -> Tensor:
         """What the head receives, (n, C, S, S)."""
@@ -154,9 +162,13 @@ class WarpingWav2Lip(Wav2Lip):
         nn.init.zeros_(last.bias[3:])  # type: ignore[index]
         return nn.Sequential(ConvBlock(received, channels, 3, 1, 1), last)
 
-    def forward(self, mel: Tensor, faces: Tensor) -> Tensor:
-        """See `Wav2Lip.forward`."""
-        colour, share, flow = self.output_block(self._decode(mel, faces)).float().split((3, 1, 2), dim=1)
+    def head(self, mel: Tensor, faces: Tensor) -> Tensor:
+        """See `Wav2Lip.head`; C = 6: see the class."""
+        return self.output_block(self._decode(mel, faces)).float()
+
+    def show(self, head: Tensor, faces: Tensor) -> Tensor:
+        """See `Wav2Lip.show`."""
+        colour, share, flow = head.split((3, 1, 2), dim=1)
         flow = nn.functional.avg_pool2d(flow, self.FLOW_CELL)
         flow = nn.functional.interpolate(
             flow, scale_factor=float(self.FLOW_CELL), mode="bilinear", align_corners=False

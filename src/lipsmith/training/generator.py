@@ -20,6 +20,7 @@ from lipsmith.geometry import Image
 from lipsmith.models.generators import build_generator
 from lipsmith.models.wav2lip import Wav2Lip, paint_with
 from lipsmith.timebase import EXPERT_FRAMES
+from lipsmith.training.amplification import AmplifiedGenerator
 from lipsmith.training.averaging import AveragedWeights
 from lipsmith.training.batch import StepTensors, generate_faces
 from lipsmith.training.critics import Critic, Learner, make_critic
@@ -82,7 +83,14 @@ class GeneratorTraining:
             if expert is None:
                 raise RecipeError(f"The recipe {recipe.name!r} fine-tunes an expert: name one with --expert.")
             self.pupil = FineTunedExpert(expert, recipe.fine_tune_expert, recipe.sync_term)
-        self.terms: tuple[Term, ...] = build_terms(recipe, expert, self.critic)
+        self.amplified: AmplifiedGenerator | None = None
+        if is_ever_on(recipe.losses.amplified):
+            if not isinstance(self.generator, Wav2Lip):
+                raise RecipeError(
+                    f"losses.amplified is for generators of the forms wav2lip…, not {recipe.model.form}."
+                )
+            self.amplified = AmplifiedGenerator(self.generator, recipe.amplification)
+        self.terms: tuple[Term, ...] = build_terms(recipe, expert, self.critic, self.amplified)
 
     def begin_with(self, path: Path) -> None:
         """Take over the weights of an earlier stage: a run's folder, installed weights, or a checkpoint file."""
@@ -98,6 +106,8 @@ class GeneratorTraining:
                 f"{path} does not hold a generator of the recipe's dimensions ({str(error).splitlines()[0]})."
             ) from error
         self.average = AveragedWeights(self.generator, self.recipe.average_decay)
+        if self.amplified is not None:
+            self.amplified.load_state_dict(self.generator.state_dict())
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -111,6 +121,8 @@ class GeneratorTraining:
             parts["critic"] = self.critic
         if self.pupil is not None:
             parts["expert"] = self.pupil
+        if self.amplified is not None:
+            parts["amplified"] = self.amplified
         if self.descent.scaler.is_enabled():
             parts["scaler"] = self.descent.scaler
         return parts
@@ -225,6 +237,10 @@ def train_generator(
         training = GeneratorTraining(recipe, judge, processes)
         if initial is not None:
             training.begin_with(initial)
+        elif training.amplified is not None and not resume:
+            raise RecipeError(
+                f"The recipe {recipe.name!r} amplifies the movements of earlier weights: name them with --initial."
+            )
     run = Run(output, recipe, processes, data=data, resume=resume)
     if not run.load(training.parts):
         processes.begin_randomness(recipe.seed)
@@ -251,7 +267,10 @@ def train_generator(
                 num_frames=settings.frames,
                 lead_seconds=recipe.lead_seconds,
                 num_negatives=settings.negatives,
-                foreign_share=settings.foreign_share if weights["sync"] > 0 else 0.0,
+                # Of foreign words no picture is known: only these terms say what they are to look like.
+                foreign_share=settings.foreign_share
+                if weights["sync"] > 0 or weights["amplified"] > 0
+                else 0.0,
                 silence_share=settings.silence_share,
                 least_reference_distance=settings.least_reference_distance,
                 num_reference_candidates=settings.reference_candidates,

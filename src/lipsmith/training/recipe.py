@@ -234,6 +234,8 @@ class GeneratorLosses(_Strict):
         edges: L1 of neighbouring pixels' differences: what keeps lips and teeth sharp.
         movement: By how much each part of the mouth varies over the stretch, generated against real: a mean error alone
             makes mouths that move too little.
+        amplified: Difference to what the initial weights make when a sound moves them farther, see `Amplification`: L1,
+            with the weights of the reconstruction, and that of the `edges`.
         features: L1 of the frozen expert's early lip features, generated against real.
         sync: The frozen expert's term, as `sync_form` says.
         adversarial: The visual quality discriminator's term (equation 4).
@@ -245,6 +247,7 @@ class GeneratorLosses(_Strict):
     reconstruction: Schedule | Literal["remainder"] = 1.0
     edges: Schedule = 0.0
     movement: Schedule = 0.0
+    amplified: Schedule = 0.0
     features: Schedule = 0.0
     sync: Schedule = 0.0
     adversarial: Schedule = 0.0
@@ -268,6 +271,17 @@ class SyncTerm(_Strict):
     noise: float = Field(default=0.02, ge=0)
     blur: Share = 0.3
     starts_below: float | None = Field(default=None, gt=0)
+
+
+class Amplification(_Strict):
+    """How `losses.amplified` makes larger movements of those of the initial weights: a teacher for them.
+
+    `articulation` extends the code of the sound, as `lipsmith.models.articulation` does. `factor` extends what comes of
+    it: what the last layer gives is moved so many times as far from what it gives for silence.
+    """
+
+    articulation: float = Field(default=1.0, ge=0)
+    factor: float = Field(default=1.5, ge=0)
 
 
 class CriticRecipe(_Strict):
@@ -305,6 +319,7 @@ class GeneratorRecipe(_Recipe):
     batch: GeneratorBatchRecipe = GeneratorBatchRecipe()
     losses: GeneratorLosses = GeneratorLosses()
     sync_term: SyncTerm = SyncTerm()
+    amplification: Amplification = Amplification()
     critic: CriticRecipe = CriticRecipe()
     fine_tune_expert: ExpertFineTuning | None = None
     validation_clips: int = Field(default=14, gt=1, description="held-out clips looked at, spread evenly")

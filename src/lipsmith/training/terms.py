@@ -14,7 +14,8 @@ from torch import Tensor
 from lipsmith.conditioning import lower_half
 from lipsmith.errors import RecipeError
 from lipsmith.models.dense_expert import DenseLipSyncExpert
-from lipsmith.training.batch import Rows, StepTensors, clips_by_kind
+from lipsmith.training.amplification import AmplifiedGenerator
+from lipsmith.training.batch import Rows, StepTensors, clips_by_kind, generate_faces
 from lipsmith.training.critics import Critic
 from lipsmith.training.expert import Expert
 from lipsmith.training.losses import contrast_with_moments, expert_sync_loss
@@ -56,7 +57,12 @@ class Loss:
     value: Tensor
 
 
-def build_terms(recipe: GeneratorRecipe, expert: Expert | None, critic: Critic | None) -> tuple[Term, ...]:
+def build_terms(
+    recipe: GeneratorRecipe,
+    expert: Expert | None,
+    critic: Critic | None,
+    amplified: AmplifiedGenerator | None = None,
+) -> tuple[Term, ...]:
     """The terms that are on at some time of the training.
 
     Raises:
@@ -68,6 +74,9 @@ def build_terms(recipe: GeneratorRecipe, expert: Expert | None, critic: Critic |
         terms.append(Term("edges", "own", _edge_difference))
     if is_ever_on(losses.movement):
         terms.append(Term("movement", "own", _movement_difference(size)))
+    if is_ever_on(losses.amplified):
+        assert amplified is not None
+        terms.append(Term("amplified", "all", _amplified_difference(amplified, losses, size)))
     if is_ever_on(losses.features):
         terms.append(Term("features", "own", _lip_features(expert)))
     if is_ever_on(losses.still):
@@ -88,7 +97,7 @@ def weights_at(losses: GeneratorLosses, step: int, sync_since: int | None = 0) -
         losses: the recipe's.
         sync_since: the step at which the sync term was let in, from which its schedule counts; None while it waits.
     """
-    names = ("edges", "movement", "features", "adversarial", "still")
+    names = ("edges", "movement", "amplified", "features", "adversarial", "still")
     weights = {name: value_at(getattr(losses, name), step) for name in names}
     # Strictly later: the batch of the step at which a validation lets the term in is drawn before that validation.
     let_in = sync_since == 0 or (sync_since is not None and step > sync_since)
@@ -133,24 +142,45 @@ def _own(batch: StepTensors, generated: Tensor) -> tuple[Tensor, Tensor]:
 
 def _reconstruction(losses: GeneratorLosses, size: int) -> Compute:
     """L1 (equation 2), weighted over the face."""
-    importance = torch.full((1, 1, size, size), losses.upper_share)
-    importance[..., size // 2 :, :] = 1.0
-    importance = importance + losses.mouth_gain * mouth_mask(size)
+    importance = _importance(losses, size)
 
     def compute(batch: StepTensors, generated: Tensor) -> Tensor:
-        made, real = _own(batch, generated)
-        weight = importance.to(made.device)
-        return batch.share("own") * ((made - real).abs() * weight).mean() / weight.mean()
+        return batch.share("own") * _weighted_difference(*_own(batch, generated), importance)
 
     return compute
 
 
+def _importance(losses: GeneratorLosses, size: int) -> Tensor:
+    """Weights of the pixels in the reconstruction, (1, 1, S, S)."""
+    importance = torch.full((1, 1, size, size), losses.upper_share)
+    importance[..., size // 2 :, :] = 1.0
+    return importance + losses.mouth_gain * mouth_mask(size)
+
+
+def _weighted_difference(made: Tensor, wanted: Tensor, importance: Tensor) -> Tensor:
+    weight = importance.to(made.device)
+    return ((made - wanted).abs() * weight).mean() / weight.mean()
+
+
 def _edge_difference(batch: StepTensors, generated: Tensor) -> Tensor:
-    made, real = _own(batch, generated)
-    differences = [
-        (a - b).abs().mean() for a, b in zip(edges(lower_half(made)), edges(lower_half(real)), strict=True)
-    ]
-    return batch.share("own") * torch.stack(differences).mean()
+    return batch.share("own") * _difference_of_edges(*_own(batch, generated))
+
+
+def _difference_of_edges(made: Tensor, wanted: Tensor) -> Tensor:
+    pairs = zip(edges(lower_half(made)), edges(lower_half(wanted)), strict=True)
+    return torch.stack([(a - b).abs().mean() for a, b in pairs]).mean()
+
+
+def _amplified_difference(amplified: AmplifiedGenerator, losses: GeneratorLosses, size: int) -> Compute:
+    importance = _importance(losses, size)
+
+    def compute(batch: StepTensors, generated: Tensor) -> Tensor:
+        with torch.no_grad():
+            wanted = generate_faces(amplified, batch.targets, batch.references, batch.frame_windows)
+        difference = _weighted_difference(generated, wanted, importance)
+        return batch.share("all") * (difference + _difference_of_edges(generated, wanted))
+
+    return compute
 
 
 def _movement_difference(size: int) -> Compute:
