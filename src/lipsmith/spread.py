@@ -16,6 +16,8 @@ from lipsmith.errors import OutputError, RuntimeUnavailableError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_MOST_ON_WINDOWS = 61  # processes that one can wait for there; Python refuses more
+
 
 def spread_work(
     function: Callable[[Item], Result],
@@ -43,6 +45,8 @@ def spread_work(
     if ray is not None:
         return _on_ray(function, items, ray)
     jobs = jobs or os.cpu_count() or 1
+    if os.name == "nt":
+        jobs = min(jobs, _MOST_ON_WINDOWS)
     if jobs == 1:
         return (function(item) for item in items)
     return _in_processes(function, items, jobs, name_of)

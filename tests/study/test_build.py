@@ -197,3 +197,6 @@ def test_warns_of_what_raters_would_see(tmp_path: Path) -> None:
         for words in ("no multiple", "last from 0.2 to 1.0 s", "differ in size")
         if any(words in warning for warning in report.warnings)
     ] == ["no multiple", "last from 0.2 to 1.0 s", "differ in size"]
+    alone = build_study({"one": one, "two": two}, tmp_path / "alone", replace(ONE, anchors=("two",)))
+    assert any("one has no other system to be compared with" in warning for warning in alone.warnings)
+    assert not any("to be compared with" in warning for warning in report.warnings)
