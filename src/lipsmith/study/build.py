@@ -419,7 +419,7 @@ def _warnings(study: Study) -> list[str]:
     compared = [system.name for system in study.systems if system.compared]
     if len(compared) == 1:
         warnings.append(
-            f"{compared[0]} has no other system to be compared with: there are no pages that show versions side by side."
+            f"{compared[0]} has no other system to be compared with: no pages show versions side by side."
         )
     for item in study.items:
         versions = [clip for clip in study.clips if clip.item == item.name and clip.made != "shifted"]
