@@ -336,6 +336,20 @@ def test_unknown_encoders_and_options(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_option_that_the_encoder_does_not_have_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.mp4"
+    with pytest.raises(OutputError, match="libx264 has no option 'tunee'; leave it out"):
+        VideoWriter(
+            path,
+            width=16,
+            height=16,
+            rate=PAL,
+            options=EncoderOptions(extra={"tune": "film", "tunee": "film"}),
+        )
+    VideoWriter(path, width=16, height=16, rate=PAL, options=EncoderOptions(extra={"tune": "film"})).abort()
+    assert not list(tmp_path.iterdir())
+
+
 def test_presets_have_one_name_for_every_encoder(tmp_path: Path) -> None:
     options = EncoderOptions(codec="libsvtav1", preset="ultrafast", quality=35)
     path = write(tmp_path / "out.mp4", at_rate(PAL, 3), options=options)

@@ -319,6 +319,11 @@ class VideoWriter:
                 f"quality {options.quality} ({error.strerror}). It may need a device that is not here, or other "
                 "options; libx264 with its usual ones always works."
             ) from error
+        # What the encoder did not take is left there; FFmpeg says nothing of it.
+        if unknown := [name for name in options.extra if name in context.options]:
+            raise OutputError(
+                f"The encoder {options.codec} has no option {unknown[0]!r}; leave it out of `extra`."
+            )
         return stream
 
     @contextlib.contextmanager
