@@ -1,4 +1,6 @@
 import gc
+import subprocess
+import sys
 import threading
 import weakref
 
@@ -174,3 +176,30 @@ def test_an_interrupt_while_the_thread_starts_ends_the_thread(monkeypatch):
 def test_no_room_at_all_is_refused():
     with pytest.raises(ValueError, match="0 items"):
         Prefetch(iter(()), 0)
+
+
+@pytest.mark.parametrize(("ending", "code"), [("", 0), ("raise SystemExit(3)", 3), ("1 / 0", 1)])
+def test_a_script_that_ends_while_a_stage_works_ends_as_it_says(ending, code):
+    script = f"""
+import itertools
+import cv2
+import numpy as np
+from lipsmith.prefetch import Prefetch
+
+def images():
+    with Prefetch((cv2.GaussianBlur(image, (0, 0), 9) for _ in itertools.count()), 1) as blurred:
+        with Prefetch((cv2.GaussianBlur(one, (0, 0), 9) for one in blurred), 1) as twice:
+            yield from twice
+
+def main():
+    made = images()
+    next(made)
+    kept.append(made)
+    {ending}
+
+kept, image = [], np.zeros((600, 600, 3), np.float32)
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == code, done.stderr
+    assert "terminate" not in done.stderr

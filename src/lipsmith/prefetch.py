@@ -4,15 +4,19 @@ Each stage of a pipeline is a generator; wrapping it in `Prefetch` lets it run b
 inference, resampling and encoding leave Python's lock, so threads are enough.
 """
 
+import atexit
 import threading
+import time
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 Item = TypeVar("Item")
 
 _START_SECONDS = 5.0  # no thread that is going to run at all takes so long to begin
+_END_SECONDS = 5.0  # nor so long over one item, unless it waits for something that does not come
 
 
 class Prefetch(AbstractContextManager, Iterator[Item], Generic[Item]):
@@ -40,6 +44,7 @@ class Prefetch(AbstractContextManager, Iterator[Item], Generic[Item]):
 
     def __enter__(self) -> Self:
         self._launched = True
+        _launched.add(self)
         try:
             self._thread.start()
         except BaseException:  # an interrupt, which leaves the thread running: nobody else would end it
@@ -68,15 +73,18 @@ class Prefetch(AbstractContextManager, Iterator[Item], Generic[Item]):
 
     def close(self) -> None:
         """Stop working ahead and wait until the thread has ended; may be called more than once."""
-        with self._changed:
-            self._stopped = True
-            self._items.clear()
-            self._changed.notify_all()
+        self._stop()
         # An interrupt may have come before the thread was there at all: then there is nothing to wait for.
         if self._launched and self._began.wait(_START_SECONDS):
             self._thread.join()
         elif not self._launched:
             close_iterator(self._source)
+
+    def _stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            self._items.clear()
+            self._changed.notify_all()
 
     def __exit__(self, *_error: object) -> None:
         self.close()
@@ -109,6 +117,23 @@ class Prefetch(AbstractContextManager, Iterator[Item], Generic[Item]):
             self._items.append(item)
             self._changed.notify_all()
             return True
+
+
+_launched: "weakref.WeakSet[Prefetch[Any]]" = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    """End the threads of stages that nobody closed, such as those of an iterator that a script did not exhaust.
+
+    Python stops the threads that still run when it ends; in the middle of compiled code that aborts the process.
+    """
+    at_work = [stage for stage in _launched if stage._thread.is_alive()]
+    for stage in at_work:
+        stage._stop()
+    end = time.monotonic() + _END_SECONDS
+    for stage in at_work:
+        stage._thread.join(max(0.0, end - time.monotonic()))
 
 
 def close_iterator(source: object) -> None:
