@@ -320,6 +320,16 @@ def test_a_trainings_run_folder_says_itself_how_it_is_used(
     )
 
 
+@pytest.mark.parametrize("lead", ["soon", "1/0", "1e999999999"])
+def test_a_training_that_says_what_cannot_be_is_refused(
+    tmp_path: Path, generator: Wav2Lip, fake_export: list, lead: str
+) -> None:
+    said = {"kind": "generator", "lead_seconds": lead}
+    save_file(generator.state_dict(), tmp_path / "best.safetensors", said)
+    with pytest.raises(WeightsError, match="says of itself what cannot be"):
+        resolve(tmp_path)
+
+
 @pytest.mark.parametrize("umask", [0o022, 0o077])
 def test_who_may_read_weights_is_the_umasks_to_say(tmp_path: Path, generator: Wav2Lip, umask: int) -> None:
     save_zip(LipSyncExpert(0.125).state_dict(), tmp_path / "x.pth")

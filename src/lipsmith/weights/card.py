@@ -108,7 +108,7 @@ class WeightCard:
             converted["width"] = float(values["width"])
             converted["face_size"] = int(values["face_size"])
             converted["articulation"] = float(values.get("articulation", 1.0))
-            converted["window_lead_seconds"] = Fraction(values.get("window_lead_seconds", "0"))
+            converted["window_lead_seconds"] = lead_seconds(values.get("window_lead_seconds", "0"))
             top, bottom, left, right = map(float, values.get("crop_padding", (0, 0, 0, 0)))
             converted["crop_padding"] = (top, bottom, left, right)
             converted["trained_on"] = tuple(map(str, values.get("trained_on", ())))
@@ -127,7 +127,7 @@ class WeightCard:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise WeightsError(f"The card {path} cannot be read: {error.strerror}.") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # also of letters, numbers and depths that nobody means
             raise WeightsError(f"The card {path} is not TOML: {error}.") from error
         return cls.from_dict(values, str(path))
 
@@ -140,6 +140,13 @@ class WeightCard:
             if value not in ("", [], {}) and name not in of_generators
         }
         path.write_text("\n".join(_toml_lines(values)) + "\n", encoding="utf-8")
+
+
+def lead_seconds(value: str | float) -> Fraction:
+    """A lead as cards and checkpoints state it, such as `"1/25"`; raises ValueError, TypeError or ArithmeticError."""
+    if isinstance(value, str) and "e" in value.lower():  # 1e999999999 would take hours and all memory
+        raise ValueError(f"{value!r} is no lead in seconds, such as 1/25")
+    return Fraction(value)
 
 
 def _toml_lines(table: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[str]:

@@ -27,7 +27,7 @@ from lipsmith.models.speech2vid import Speech2Vid
 from lipsmith.models.syncnet import SyncNet
 from lipsmith.models.wav2lip import FACE_SIZES, GENERATORS
 from lipsmith.runtime.export import Exported, Precision, export_generator
-from lipsmith.weights.card import CARD_NAME, Kind, WeightCard
+from lipsmith.weights.card import CARD_NAME, Kind, WeightCard, lead_seconds
 from lipsmith.weights.file_format import CheckpointFormat, checkpoint_format, pickle_bytes, pickled_names
 from lipsmith.weights.store import PACKAGED_FOLDER, check_name, file_sha256, new_folder, user_folder
 
@@ -257,8 +257,12 @@ def _facts_of_training(path: Path) -> dict[str, Any]:
     if said.get("kind") != "generator" or "lead_seconds" not in said:
         return {}
     forms: tuple[ReferenceForm, ...] = get_args(ReferenceForm)
+    try:
+        lead = lead_seconds(said["lead_seconds"])
+    except (ValueError, ZeroDivisionError) as error:
+        raise WeightsError(f"{path} says of itself what cannot be: {error}. Export it again.") from error
     return {
-        "window_lead_seconds": Fraction(said["lead_seconds"]),
+        "window_lead_seconds": lead,
         "crop_padding": DEFAULT_PADDING,
         # Weights of before there were several forms do not name theirs.
         "reference": next((form for form in forms if form == said.get("reference")), "frame"),
