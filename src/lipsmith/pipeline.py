@@ -532,7 +532,11 @@ class LipSyncer:
             runtime=f"{self.runtime.name} ({self.runtime.device})",
             seconds=clock.seconds,
             total_seconds=time.perf_counter() - request.start,
-            warnings=[*self._warnings(without_face, plan.num_frames, num_synced, survey, sound), *job.notes],
+            warnings=[
+                *self._warnings(without_face, plan.num_frames, num_synced, survey, sound),
+                *job.notes,
+                *_leftovers(job),
+            ],
         )
 
     def _in_two_passes(self, job: "_Job") -> "_Done":
@@ -1327,6 +1331,16 @@ def _not_signed(finished: Path, output: Path, error: Exception) -> LipsmithError
         finished.rename(kept)
         words += f" The finished video is kept without Content Credentials, as {kept}; its tag says it is synthetic."
     return kind(words)
+
+
+def _leftovers(job: _Job) -> list[str]:
+    """A warning of Content Credentials of an earlier file beside an output that has none of its own."""
+    from lipsmith.provenance.content_credentials import sidecar_path
+
+    beside = sidecar_path(job.output)
+    if job.identity is not None or not beside.exists():
+        return []
+    return [f"{beside} does not fit this output, which is not signed: if it is of an earlier one, delete it."]
 
 
 def _suits_one_pass(job: _Job) -> bool:
