@@ -86,6 +86,9 @@ def test_scores_of_before_stand_beside_a_folder(
         (("one", "b=nowhere"), ExitCode.INPUT, "no folder nowhere"),
         (("=one", "other"), ExitCode.USAGE, "names no folder"),
         (("name=", "other"), ExitCode.USAGE, "names no folder"),
+        (("a=empty.json", "other"), ExitCode.DATA, "lacks a field of scores ('judge_digest')"),
+        (("a=hollow.json", "other"), ExitCode.DATA, "lacks a field of scores ('tracks')"),
+        (("a=empty.json", "b=hollow.json", "--judge", "x"), ExitCode.USAGE, "--judge is for folders"),
     ],
 )
 def test_mistakes_are_told(
@@ -97,6 +100,8 @@ def test_mistakes_are_told(
     words: str,
 ) -> None:
     monkeypatch.chdir(systems[0].parent)
+    Path("empty.json").write_text('{"scorer": {}, "files": []}')
+    Path("hollow.json").write_text('{"scorer": {}, "files": [{}]}')
     done = run("evaluate", "compare", *arguments)
     assert (done.code, len(done.sentences)) == (code, 1) and words in done.err
 

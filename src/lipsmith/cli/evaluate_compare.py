@@ -72,6 +72,10 @@ def compare(
         raise UsageError("--json and --csv are two answers: choose one; --output writes both.")
     places = named_folders(systems)
     folders = {name: place for name, place in places.items() if place.suffix != ".json"}
+    if judge is not None and not folders:
+        raise UsageError(
+            "--judge is for folders; scores.json files name the judge of their scores: leave it out."
+        )
     kept = {name: read_scores(place) for name, place in places.items() if name not in folders}
     items = match_items(folders)
     scorers = [(name, scorer) for name, (scorer, _) in kept.items()]

@@ -231,6 +231,7 @@ class Comparison:
         write_whole(folder / CSV_NAME, self.to_csv().encode(errors="surrogateescape"))
 
 
+_SCORED_ALIKE = ("judge_digest", "protocol", "settings")
 _COLUMNS = (
     "path",
     "lse_d",
@@ -357,14 +358,20 @@ def read_scores(path: Path) -> tuple[dict[str, Any], dict[str, FileScore]]:
     if not {"scorer", "files"} <= values.keys():
         raise DataError(f"{path} holds no scores of `lipsmith evaluate score`.")
     rows: dict[str, FileScore] = {}
-    for row in values["files"]:
-        score = FileScore.from_dict(row)
+    try:
+        scores = [FileScore.from_dict(row) for row in values["files"]]
+        scorer = {name: values["scorer"][name] for name in (*_SCORED_ALIKE, "judge", "compares")} | values[
+            "scorer"
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{path} lacks a field of scores ({error}): score the videos again.") from error
+    for score in scores:
         if score.path.stem in rows:
             raise DataError(
                 f"{path} has two videos called {score.path.stem}, which cannot be told apart: compare the folders."
             )
         rows[score.path.stem] = score
-    return dict(values["scorer"]), rows
+    return scorer, rows
 
 
 def require_same_scorer(scorers: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
@@ -372,7 +379,7 @@ def require_same_scorer(scorers: Iterable[tuple[str, Mapping[str, Any]]]) -> Non
     known = list(scorers)
     for name, scorer in known[1:]:
         first_name, first = known[0]
-        for what in ("judge_digest", "protocol", "settings"):
+        for what in _SCORED_ALIKE:
             if scorer[what] != first[what]:
                 raise UsageError(
                     f"{first_name} and {name} were scored differently ({what.replace('_', ' ')}: {first[what]}, "
