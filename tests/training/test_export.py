@@ -172,3 +172,6 @@ def test_a_name_that_is_taken(run_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     with pytest.raises(WeightsError, match="exists already"):
         export_weights(run_folder, tmp_path / "mine")
+    # Told before anything is read: calibration takes minutes.
+    with pytest.raises(WeightsError, match="exists already"):
+        export_weights(tmp_path / "nowhere", tmp_path / "mine")

@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -38,6 +39,11 @@ def test_empty_fields_are_not_written_and_read_back_as_empty(tmp_path: Path) -> 
     card.write(tmp_path / "card.toml")
     assert "recipe" not in (tmp_path / "card.toml").read_text()
     assert WeightCard.read(tmp_path / "card.toml") == card
+
+
+def test_a_source_whose_name_is_no_text(tmp_path: Path) -> None:
+    replace(CARD, source=os.fsdecode(b"b\xe4d.pth")).write(tmp_path / "card.toml")
+    assert WeightCard.read(tmp_path / "card.toml").source == "b?d.pth"
 
 
 def test_lead_is_an_exact_fraction_as_string(tmp_path: Path) -> None:

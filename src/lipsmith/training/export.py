@@ -28,7 +28,7 @@ from lipsmith.weights.checkpoint import (
     load_network,
     write_weights,
 )
-from lipsmith.weights.store import check_name, file_sha256, resolve
+from lipsmith.weights.store import check_name, file_sha256, require_free, resolve
 
 _UNNAMED = "footage of no named collection"
 _OPEN_USES = ("open", "any")
@@ -69,6 +69,7 @@ def export_weights(
     """
     folder = Path(folder).absolute()
     check_name(folder.name)
+    require_free(folder)  # before calibration, which takes minutes
     run = Path(source)
     if run.is_dir() and not (run / CARD_NAME).is_file():
         recipe = _recipe_of(run)

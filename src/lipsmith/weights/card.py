@@ -139,7 +139,8 @@ class WeightCard:
             for name, value in self.to_dict().items()
             if value not in ("", [], {}) and name not in of_generators
         }
-        path.write_text("\n".join(_toml_lines(values)) + "\n", encoding="utf-8")
+        # The name of a source may hold bytes that are no text.
+        path.write_text("\n".join(_toml_lines(values)) + "\n", encoding="utf-8", errors="replace")
 
 
 def lead_seconds(value: str | float) -> Fraction:

@@ -180,6 +180,12 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def require_free(target: Path) -> None:
+    """Raise `WeightsError` where there is something at `target` already."""
+    if target.exists():
+        raise WeightsError(f"{target} exists already: choose another name, or delete that folder first.")
+
+
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
     """A hidden folder beside `target` to write in, which gets the name `target` at the end, or vanishes on an error.
@@ -187,21 +193,18 @@ def new_folder(target: Path) -> Iterator[Path]:
     Raises:
         WeightsError: `target` exists, at the beginning or by the end, or its parent cannot be written.
     """
-    taken = WeightsError(f"{target} exists already: choose another name, or delete that folder first.")
-    if target.exists():
-        raise taken
+    require_free(target)
     partial = target.with_name(f".{target.name}.partial-{uuid.uuid4().hex[:8]}")
     try:
         partial.mkdir(parents=True)
         yield partial
-        if target.exists():
-            raise taken
+        require_free(target)
         partial.rename(target)
     except OSError as error:
         if (
             error.errno in (errno.ENOTEMPTY, errno.EEXIST) and target.exists()
         ):  # made since, by another process
-            raise taken from error
+            require_free(target)
         raise WeightsError(
             f"The folder {target} cannot be written: {error.strerror or error}. "
             "Choose another folder, or make room and see to its permissions."
