@@ -95,6 +95,16 @@ def test_mode_of_the_file_is_kept(make_video, record):
     assert video.stat().st_mode & 0o777 == 0o640
 
 
+def test_a_file_system_without_modes_will_do(make_video, record, monkeypatch):
+    def refuse(*_arguments, **_settings):
+        raise PermissionError(1, "Operation not permitted")
+
+    video, source = make_video("output.mp4"), make_video("source.mp4")
+    monkeypatch.setattr(os, "chmod", refuse)
+    sign(video, record, parent=source)
+    assert inspect(video).credentials.state is CredentialsState.VALID
+
+
 def test_names_may_be_of_any_script(make_video, record):
     video = make_video('Größe 声 🎬 "quoted".mp4')
     sign(video, record, parent=make_video("источник.mp4"))

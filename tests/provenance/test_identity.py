@@ -122,6 +122,19 @@ def test_key_is_readable_by_its_owner_only(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.skipif(os.name != "posix", reason="file modes of POSIX")
+def test_an_identity_whose_mode_cannot_be_changed_signs_too(tmp_path, monkeypatch):
+    """A secret that is mounted for reading, a file system without modes."""
+    identity = load_or_create_identity(tmp_path)
+    (tmp_path / IDENTITY_FILE).chmod(0o644)
+
+    def refuse(*_arguments, **_settings):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    assert load_or_create_identity(tmp_path) == identity
+
+
 def test_those_who_start_together_get_the_same(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         identities = list(pool.map(lambda _: load_or_create_identity(tmp_path), range(16)))

@@ -13,7 +13,7 @@ from lipsmith.errors import InputError, OutputError, UsageError
 from lipsmith.media.probe import probe
 from lipsmith.media.read import read_samples
 from lipsmith.study.build import BuildOptions, build_study, find_items, plays_everywhere
-from lipsmith.study.folder import SCALES, read_study
+from lipsmith.study.folder import SCALES, read_links, read_study
 
 from ..media_samples import beep_times, make_clip
 from .conftest import ITEMS, SYSTEMS, Built
@@ -162,6 +162,16 @@ class TestItems:
             find_items({"one": tmp_path}, common_only=False)
         with pytest.raises(InputError, match="There is no folder"):
             find_items({"one": tmp_path / "none"}, common_only=False)
+
+
+def test_a_file_system_without_modes_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object, **_settings: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    source = folder_of(tmp_path / "one", "x.mp4")
+    build_study({"one": source}, tmp_path / "study", ONE)
+    assert read_links(tmp_path / "study", read_study(tmp_path / "study"))
 
 
 class TestRefused:

@@ -19,7 +19,7 @@ import struct
 import tempfile
 import wave
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -443,7 +443,8 @@ def _write_signed(library: Any, builder: Any, identity: Identity, path: Path, ou
             target_file.flush()
             os.fsync(target_file.fileno())
         if can_embed(output):
-            shutil.copymode(path, partial)
+            with suppress(OSError):  # of file systems without modes: shares, sticks, drives of Windows
+                shutil.copymode(path, partial)
             partial.replace(path)
             return None
         sidecar = sidecar_path(output)

@@ -10,6 +10,7 @@ import errno
 import os
 import secrets
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -62,7 +63,7 @@ def identity_folder(folder: Path | None = None) -> Path:
 def load_or_create_identity(folder: Path | None = None) -> Identity:
     """The identity of this computer, made on first use and then reused.
 
-    Key and certificates lie in one file, readable by its owner only, that appears complete or not at all:
+    Key and certificates lie in one file, made for its owner only to read, that appears complete or not at all:
     two processes that start together end up with the same identity. An identity that has run out is
     replaced. Raises ProvenanceError when the folder cannot be written or the file is damaged.
     """
@@ -252,7 +253,8 @@ def _read_local(path: Path) -> Identity | None:
     """The stored identity; None when it has run out. Raises OSError, ProvenanceError."""
     pem = path.read_bytes()
     if os.name == "posix" and path.stat().st_mode & 0o077:
-        path.chmod(0o600)  # a copy or a restored backup may have opened it to others
+        with suppress(OSError):  # a mounted secret, or a file system without modes
+            path.chmod(0o600)  # a copy or a restored backup may have opened it to others
     try:
         certificates = _parse_certificates(pem, path)
         key = _parse_key(pem, path)

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import wave
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -190,7 +191,8 @@ def build_study(
         (partial / LINKS_FILE).write_text(
             json.dumps({"study": study.digest, "tokens": tokens}, indent=1) + "\n"
         )
-        (partial / LINKS_FILE).chmod(0o600)
+        with suppress(OSError):  # of file systems without modes: shares, sticks, drives of Windows
+            (partial / LINKS_FILE).chmod(0o600)
         if output.exists():
             output.rmdir()  # empty, as was seen above
         partial.replace(output)
