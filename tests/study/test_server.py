@@ -37,6 +37,18 @@ class TestProcess:
         assert process.returncode == 0
         assert "Stopped. 0 answered pages are saved." in words and "Traceback" not in words
 
+    @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows tells no closed terminal")
+    @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+    def test_a_closed_terminal_and_a_request_to_end_are_no_crash(
+        self, own: Path, built: Built, name: str
+    ) -> None:
+        number = getattr(signal, name)
+        with served(own) as (address, process):
+            post(f"{address}/r/{built.tokens[0]}/consent", {"agree": "yes"})
+            process.send_signal(number)
+            _, words = process.communicate(timeout=STOP_SECONDS)
+        assert process.returncode == 128 + number and "Traceback" not in words
+
     def test_killed_and_started_again_it_goes_on_where_it_was(self, own: Path, built: Built) -> None:
         path = f"/r/{built.tokens[0]}"
         page = built.study.raters[0][0]

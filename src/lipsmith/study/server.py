@@ -1,12 +1,15 @@
 """Serving a study: check the folder, bind, say where, end cleanly."""
 
 import contextlib
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
@@ -38,7 +41,7 @@ def serve_study(
     is_open: bool = False,
     on_start: Callable[[ServedStudy], None] = lambda served: None,
 ) -> int:
-    """Serve until interrupted (^C, SIGTERM); returns the number of pages that hold answers.
+    """Serve until interrupted (^C, SIGTERM, a closed terminal); returns the number of pages that hold answers.
 
     Args:
         folder: the study.
@@ -66,9 +69,10 @@ def serve_study(
                 server_header=False,
             )
             on_start(ServedStudy(_address(listener), store.place, len(study.raters)))
+            server = uvicorn.Server(config)
             # uvicorn finishes the requests under way, and then raises the signal again.
-            with contextlib.suppress(KeyboardInterrupt):
-                uvicorn.Server(config).run(sockets=[listener])
+            with contextlib.suppress(KeyboardInterrupt), _closed_terminal_ends(server):
+                server.run(sockets=[listener])
         return len(store.read())
 
 
@@ -80,6 +84,29 @@ def is_local(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+@contextmanager
+def _closed_terminal_ends(server: uvicorn.Server) -> Iterator[None]:
+    """Inside, a closed terminal ends `server` as ^C does, which uvicorn does not; then the process as before."""
+    number = getattr(signal, "SIGHUP", None)  # which Windows does not tell
+    is_main = threading.current_thread() is threading.main_thread()
+    if number is None or not is_main or signal.getsignal(number) is signal.SIG_IGN:  # as nohup has it
+        yield
+        return
+    is_closed = False
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        nonlocal is_closed
+        is_closed = server.should_exit = True
+
+    previous = signal.signal(number, end)
+    try:
+        yield
+    finally:
+        signal.signal(number, previous)
+    if is_closed:
+        signal.raise_signal(number)
 
 
 @contextmanager
