@@ -1,6 +1,9 @@
 """What every generator runtime promises (`lipsmith.runtime.GeneratorRuntime`)."""
 
+import os
+import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -177,6 +180,25 @@ def test_a_closed_one_says_so(folder: Path, inputs: tuple[FloatArray, FloatArray
     runtime.close()
     with pytest.raises(RuntimeUnavailableError, match="closed"):
         runtime.generate(*inputs)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_fork_is_told_and_does_not_hang(
+    runtime: GeneratorRuntime, inputs: tuple[FloatArray, FloatArray]
+) -> None:
+    runtime.generate(*inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python's own, of forks beside threads
+        child = os.fork()
+    if not child:
+        signal.alarm(10)
+        try:
+            runtime.generate(*inputs)
+        except RuntimeUnavailableError as error:
+            os._exit(7 if "before this process was forked" in str(error) else 1)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 @pytest.mark.parametrize("name", sorted(RUNTIMES))

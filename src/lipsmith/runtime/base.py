@@ -1,5 +1,6 @@
 """What a runtime is, the table of runtimes, and what all of them do with a batch."""
 
+import os
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -45,7 +46,7 @@ class GeneratorRuntime(Protocol):
 
         Raises:
             ValueError: another shape or dtype.
-            RuntimeUnavailableError: `close` was called before.
+            RuntimeUnavailableError: `close` was called before, or this is a fork of the process that loaded it.
         """
         ...
 
@@ -125,6 +126,19 @@ def check_inputs(mels: FloatArray, faces: FloatArray, face_size: int) -> None:
             raise ValueError(f"{name} has shape {array.shape}; it must be (n, {wanted})")
     if len(mels) != len(faces):
         raise ValueError(f"{len(mels)} windows of sound for {len(faces)} faces; there must be one for each")
+
+
+def check_process(loaded_in: int) -> None:
+    """Refuse to compute in a fork of the process `loaded_in`: it would wait for ever for threads that stayed behind.
+
+    Raises:
+        RuntimeUnavailableError: this is another process.
+    """
+    if os.getpid() != loaded_in:
+        raise RuntimeUnavailableError(
+            "These weights were loaded before this process was forked from another; load them in the process that "
+            "uses them, or start processes by “spawn”."
+        )
 
 
 def split_rows(num_rows: int, batch: int) -> Iterator[slice]:

@@ -1,6 +1,7 @@
 """The default runtime: OpenVINO on the CPU, from `generator.xml` and `generator.bin` of a weights folder."""
 
 import hashlib
+import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from lipsmith.engine import compile_on_cpu, import_openvino
 from lipsmith.errors import RuntimeUnavailableError, WeightsError
 from lipsmith.machine import is_learning_on
 from lipsmith.runtime.articulation import articulate
-from lipsmith.runtime.base import OPENVINO_NAME, FloatArray, check_inputs, split_rows
+from lipsmith.runtime.base import OPENVINO_NAME, FloatArray, check_inputs, check_process, split_rows
 from lipsmith.runtime.tuning import (
     Division,
     Trial,
@@ -90,6 +91,7 @@ class OpenVinoGenerator:
             known_by=f"{_identity(path)} articulation {articulation!r}",
         )
         self._recent: deque[tuple[int, int]] = deque(maxlen=_STEADY_CALLS)
+        self._process = os.getpid()
 
     def _source(self) -> Any:
         """The network that is to be compiled."""
@@ -115,6 +117,7 @@ class OpenVinoGenerator:
         check_inputs(mels, faces, self.face_size)
         if self._model is None:
             raise RuntimeUnavailableError("This generator was closed; resolve a new one.")
+        check_process(self._process)
         generated = np.empty((len(faces), 3, self.face_size, self.face_size), np.float32)
         if not len(faces):
             return generated

@@ -1,5 +1,6 @@
 """The PyTorch runtime: CPU, CUDA (half precision, channels last) or MPS, from `generator.safetensors`."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from lipsmith.errors import RuntimeUnavailableError, WeightsError
 from lipsmith.models.articulation import articulate
 from lipsmith.models.generators import BASELINES, build_generator
 from lipsmith.models.wav2lip import GENERATORS
-from lipsmith.runtime.base import SAFETENSORS_NAME, FloatArray, check_inputs, split_rows
+from lipsmith.runtime.base import SAFETENSORS_NAME, FloatArray, check_inputs, check_process, split_rows
 from lipsmith.weights.card import WeightCard
 
 # Most rows in one pass. A GPU needs many to be busy; on a CPU more than a few only spoil the cache.
@@ -57,6 +58,7 @@ class TorchGenerator:
         # mypy does not know this overload.
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._network: nn.Module | None = network
+        self._process = os.getpid()
 
     @torch.inference_mode()
     def generate(self, mels: FloatArray, faces: FloatArray) -> FloatArray:
@@ -64,6 +66,7 @@ class TorchGenerator:
         check_inputs(mels, faces, self.face_size)
         if self._network is None:
             raise RuntimeUnavailableError("This generator was closed; resolve a new one.")
+        check_process(self._process)
         generated = np.empty((len(faces), 3, self.face_size, self.face_size), np.float32)
         done = 0
         while done < len(faces):
