@@ -59,7 +59,7 @@ LOOK_AGAIN_GROWTH = 1.25
 
 CUT_DIFFERENCE = 18.0  # grey levels by which a cut changes the thumbnail, at least
 CUT_CONTRAST = 4.0  # times the usual change from frame to frame
-BLACK, WHITE = 20, 235  # grey levels of a thumbnail that shows nothing any more, or nothing yet
+BLACK, WHITE = 12, 243  # grey levels of a thumbnail that shows nothing any more, or nothing yet
 THUMBNAIL = (32, 18)
 THUMBNAIL_SHIFT = (2, 4)  # a camera's largest move from frame to frame, in rows and columns of the thumbnail
 
