@@ -1,5 +1,6 @@
 """What `VideoWriter` writes comes back unchanged, and what fails leaves nothing behind."""
 
+import gc
 import os
 import resource
 import subprocess
@@ -287,6 +288,13 @@ def test_a_failure_leaves_nothing_and_keeps_the_older_file(
             raise error
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["out.mp4", "s.wav"]
     assert path.read_bytes() == b"older"
+
+
+def test_a_writer_that_nobody_holds_leaves_nothing(tmp_path: Path) -> None:
+    """As after a signal that comes when it is made, and its `with` block is not entered yet."""
+    VideoWriter(tmp_path / "out.mp4", width=64, height=48, rate=Fraction(25))
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_frames(tmp_path: Path) -> None:

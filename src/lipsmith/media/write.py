@@ -5,6 +5,7 @@ import errno
 import os
 import secrets
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -146,6 +147,8 @@ class VideoWriter:
         hidden = f".{self.path.stem[:40]}.partial-{secrets.token_hex(4)}{self.path.suffix}"
         self._partial = self.path.with_name(hidden)
         self._container: OutputContainer | None = None
+        # A signal may come when this is made and no `with` block is entered yet: then nobody is there to close it.
+        self._forget = weakref.finalize(self, self._partial.unlink, missing_ok=True)
         try:
             settings = dict(_CONTAINERS[self.path.suffix.lower()])
             if "movflags" in settings:  # of the clock in which durations are kept; a millisecond by default
@@ -244,6 +247,7 @@ class VideoWriter:
             with self._output_errors():
                 self._partial.replace(self.path)
             self._closed = True
+            self._forget.detach()
         except BaseException:
             self.abort()
             raise
@@ -251,15 +255,15 @@ class VideoWriter:
     def abort(self) -> None:
         """Throw away what was written; an older file of the same name stays."""
         self._closed = True
-        if self._sound is not None:
-            self._sound.close()
         container, self._container = self._container, None
         try:
+            if self._sound is not None:
+                self._sound.close()
             if container is not None:
                 with contextlib.suppress(av.error.FFmpegError):  # the file is going to be removed anyway
                     container.close()
         finally:
-            self._partial.unlink(missing_ok=True)
+            self._forget()
 
     def __enter__(self) -> "VideoWriter":
         return self
