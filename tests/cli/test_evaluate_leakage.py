@@ -52,6 +52,7 @@ def test_of_a_model_and_of_its_kept_outputs(
         (("--judge", "expert={expert}", "--json", "--csv"), "choose one"),
         (("--judge", "expert={expert}", "--generated", ".", "--speech", "x.wav"), "--speech is for --model"),
         (("--judge", "expert={expert}", "--seconds", "1"), "at least 2.6 s"),
+        (("--judge", "expert={expert}", "--seconds", "nan"), "at least 2.6 s"),
     ],
 )
 def test_mistakes_are_told(

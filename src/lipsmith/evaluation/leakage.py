@@ -229,7 +229,7 @@ class LeakageMeter:
     seconds: float = DEFAULT_SECONDS
 
     def __post_init__(self) -> None:
-        if self.seconds * TRAINING_RATE_HZ < LEAST_FRAMES:
+        if not self.seconds * TRAINING_RATE_HZ >= LEAST_FRAMES:  # NaN neither
             raise UsageError(
                 f"{self.seconds} s of a video are too few: it must be at least "
                 f"{float(LEAST_FRAMES / TRAINING_RATE_HZ)} s."
