@@ -181,6 +181,16 @@ class TestRefused:
             build_study({"one": source}, tmp_path / "study", ONE)
         assert [path.name for path in tmp_path.iterdir()] == ["one"]
 
+    def test_the_last_video_s_mistake_is_told_before_the_first_is_made(self, tmp_path: Path) -> None:
+        source = folder_of(tmp_path / "one", "a.mp4", "b.mp4")
+        folder_of(source, "z.mp4", sound_seconds=None)
+        made: list[int] = []
+        with pytest.raises(InputError, match=r"z\.mp4 has no sound"):
+            build_study(
+                {"one": source}, tmp_path / "study", ONE, on_progress=lambda done, _total: made.append(done)
+            )
+        assert made == []
+
     def test_an_existing_study_is_kept(self, built: Built, videos: dict[str, Path], tmp_path: Path) -> None:
         shutil.copytree(built.folder, tmp_path / "study")
         with pytest.raises(OutputError, match="may hold answers"):

@@ -140,6 +140,8 @@ def build_study(
         compared=[name for name in systems if name not in options.anchors] if options.with_preference else (),
         checks=check_items,
     )
+    # All of them before the first is encoded: the last one's mistake is not to cost an hour.
+    infos = {path: _probe(path) for by_system in versions.values() for path in by_system.values()}
     total = len(items) * len(systems) + sum(1 for number in range(options.num_checks) if number % 2 == 0)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -154,13 +156,14 @@ def build_study(
         clips: dict[tuple[str, str], Clip] = {}
         for item in items:
             for system in systems:
-                clips[item, system] = _add_clip(versions[item][system], partial, item, system, options)
+                source = versions[item][system]
+                clips[item, system] = _add_clip(source, infos[source], partial, item, system, options)
                 on_progress(len(clips), total)
         checks: list[Check] = []
         shown = list(clips.values())
-        source = options.anchors[0] if options.anchors else next(iter(systems))
+        checked = options.anchors[0] if options.anchors else next(iter(systems))
         for number, item in enumerate(check_items):
-            check, extra = _add_check(number, item, source, versions, clips, partial, options)
+            check, extra = _add_check(number, item, checked, versions, clips, partial, options)
             checks.append(check)
             shown += extra
             on_progress(len(shown), total)
@@ -268,8 +271,9 @@ def _check_items(items: Sequence[str], options: BuildOptions) -> list[str]:
     return [shuffled[number % len(shuffled)] for number in range(options.num_checks)]
 
 
-def _add_clip(source: Path, folder: Path, item: str, system: str, options: BuildOptions) -> Clip:
-    info = _probe(source)
+def _add_clip(
+    source: Path, info: MediaInfo, folder: Path, item: str, system: str, options: BuildOptions
+) -> Clip:
     name = secrets.token_hex(8)
     target = folder / VIDEOS_FOLDER / f"{name}.mp4"
     if options.encode_all or not plays_everywhere(source, info):
