@@ -179,7 +179,8 @@ def _best_of_int8(
         tried[name] = _write(quantised, scratch / name, "int8", judged)
         if tried[name].psnr_lower_db >= WELL_PSNR_INT8:
             break
-    best = max(tried, key=lambda name: tried[name].psnr_lower_db)
+    # The best on average may ruin a face.
+    best = max(tried, key=lambda name: (_objection(tried[name], "int8") is None, tried[name].psnr_lower_db))
     if _objection(tried[best], "int8") is None:
         return tried[best]
     kept = [op.get_friendly_name() for op in graph.get_ordered_ops() if "Convolution" in op.get_type_name()]
