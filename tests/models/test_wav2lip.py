@@ -130,6 +130,33 @@ def test_a_relighting_generator_keeps_tints() -> None:
 
 
 @torch.inference_mode()
+def test_teeth_in_sight_are_spared_most_of_the_shade() -> None:
+    network = RelightingWav2Lip(0.125).eval()
+    network.paint_chroma.zero_()
+    last = network.output_block[1]
+    nn.init.zeros_(last.weight)
+    last.bias.copy_(torch.tensor([-40.0, -40.0, -40.0, 0.0, 0.0, 0.0]))  # half of black
+    weights = torch.tensor([0.114, 0.587, 0.299])
+    mel, faces = torch.randn(1, 1, 80, 16), torch.zeros(1, 6, 96, 96)
+
+    def light_left(face: torch.Tensor, tooth: torch.Tensor) -> tuple[float, float]:
+        faces[:, 3:] = face.view(1, 3, 1, 1)
+        faces[:, 3:, 50:52, 40:56] = tooth.view(1, 3, 1, 1)
+        seen = network(mel, faces)[0]
+        return tuple(
+            float((seen[:, row, 48] @ weights) / (given @ weights))
+            for row, given in ((50, tooth), (70, face))
+        )  # type: ignore[return-value]
+
+    skin, white = torch.tensor([0.4, 0.5, 0.8]), torch.tensor([0.7, 0.7, 0.7])
+    # Of half the light a tooth loses four tenths, the lip all of it; in a grey picture there are no teeth.
+    assert light_left(skin, white) == pytest.approx((1 - 0.5 * 0.4, 0.5), abs=1e-3)
+    assert light_left(white * 0.8, white) == pytest.approx((0.5, 0.5), abs=1e-3)
+    assert light_left(skin, skin * 1.2) == pytest.approx((0.5, 0.5), abs=1e-3)  # a lit lip
+    assert light_left(skin, white * 0.4) == pytest.approx((0.5, 0.5), abs=1e-3)  # what lies in the dark
+
+
+@torch.inference_mode()
 def test_a_warping_generators_tensors_begin_a_relighting_one() -> None:
     torch.manual_seed(1)
     warping, network = WarpingWav2Lip(0.125).eval(), RelightingWav2Lip(0.125).eval()

@@ -203,6 +203,10 @@ class RelightingWav2Lip(WarpingWav2Lip):
     `SHADE_BGR` times that of the brightness. Added light has the tint of the person's face thereabouts, as much of it
     as the paint has: all for lips and skin, little for teeth.
 
+    Teeth that are in sight are dimmed less than the paint asks: a mouth that opens over them shows them still, where
+    a mean of many mouths is merely dark. They are what is about as bright as the lips and skin around and has far less
+    tint; in a picture without tints there are none.
+
     Arguments, dimensions and channels are those of `WarpingWav2Lip`, whose tensors it begins with.
     """
 
@@ -212,6 +216,9 @@ class RelightingWav2Lip(WarpingWav2Lip):
     SHADE_BGR = (0.25, 0.22, -0.28)
     TINT_CELL = 8
     """Pixels over which the person's tint is averaged."""
+    TEETH_SPARED = 0.6
+    """Of the dimming, where teeth are for certain."""
+    _LEAST_TINT, _SURE_TINT = 0.05, 0.12  # of what is around, for teeth to be told by having less
     _DARK = 0.02  # below this brightness there is no tint to keep
     _NO_TINT = 1e-3  # squared
 
@@ -227,19 +234,33 @@ class RelightingWav2Lip(WarpingWav2Lip):
         weights = per_channel(LUMA_BGR)
         change = share * (colour - moved)
         luma = (weights * moved).sum(1, keepdim=True)
+        around = self._thereabouts(moved)
+        own = self._tint(around, weights)
+        spared = 1 - self.TEETH_SPARED * self._teeth(moved, around, own, weights)
         lighter = (weights * change).sum(1, keepdim=True)  # (n, 1, S, S), below 0 where darker
+        change = torch.where(lighter < 0, spared * change, change)
+        lighter = torch.where(lighter < 0, spared * lighter, lighter)
         # What is mixed of colours in 0 to 1 has a luma in 0 to 1: the factor is positive.
         factor = ((luma + lighter + self._DARK) / (luma + self._DARK)).clamp(max=1)
         shaded = moved * factor ** per_channel(self.SHADE_BGR)
         shaded_luma = (weights * shaded).sum(1, keepdim=True)
         dimmed = shaded * ((luma + lighter) / shaded_luma.clamp(min=self._DARK))
-        own, painted = self._tint(self._thereabouts(moved), weights), self._tint(colour, weights)
+        painted = self._tint(colour, weights)
         amount = (own * painted).sum(1, keepdim=True) / (own * own).sum(1, keepdim=True).clamp(
             min=self._NO_TINT
         )
         lit = moved + lighter * (1 + amount.clamp(0, 1) * own)
         relit = torch.where(lighter < 0, dimmed, lit)
         return (relit + self.paint_chroma * (moved + change - relit)).clamp(0, 1)
+
+    def _teeth(self, moved: Tensor, around: Tensor, own: Tensor, weights: Tensor) -> Tensor:
+        """How surely teeth are seen, (n, 1, S, S), 0 to 1."""
+        strength, usual = (tint.abs().amax(1, keepdim=True) for tint in (self._tint(moved, weights), own))
+        pale = 2 * (1 - strength / usual.clamp(min=self._LEAST_TINT))
+        brightness, level = ((weights * faces).sum(1, keepdim=True) for faces in (moved, around))
+        bright = (brightness / level.clamp(min=self._DARK) - 0.85) / 0.25
+        told = (usual - self._LEAST_TINT) / (self._SURE_TINT - self._LEAST_TINT)
+        return pale.clamp(0, 1) * bright.clamp(0, 1) * told.clamp(0, 1)
 
     def _thereabouts(self, faces: Tensor) -> Tensor:
         coarse = nn.functional.avg_pool2d(faces, self.TINT_CELL)
