@@ -12,7 +12,7 @@ import lipsmith.runtime.export as export
 from lipsmith.errors import OutputError, UsageError, WeightsError
 from lipsmith.models.articulation import articulate
 from lipsmith.models.blocks import ConvBlock
-from lipsmith.models.wav2lip import Wav2Lip
+from lipsmith.models.wav2lip import RelightingWav2Lip, Wav2Lip
 from lipsmith.runtime.base import FloatArray
 from lipsmith.runtime.export import Precision, export_generator, psnr
 from lipsmith.runtime.openvino import OpenVinoGenerator, read_generator
@@ -269,6 +269,21 @@ def test_the_best_on_average_is_not_written_where_it_ruins_a_face(
     monkeypatch.setattr(export, "_write", judge)
     best = export_generator(network, tmp_path, precision="int8", calibration=calibration)
     assert (best.psnr_lower_db, best.worst_psnr_lower_db) == (40.5, 35.8)
+
+
+def test_what_follows_the_last_convolution_is_never_in_8_bits() -> None:
+    pytest.importorskip("nncf")
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    mels = rng.uniform(-4, 4, (4, 1, 80, 16)).astype(np.float32)
+    faces = rng.uniform(0, 1, (4, 6, 96, 96)).astype(np.float32)
+    graph = export._convert(RelightingWav2Lip(0.0625).eval(), 96)
+    kinds = [
+        op.get_type_name() for op in export._quantise(graph, mels, faces, "extremes", []).get_ordered_ops()
+    ]
+    last = max(index for index, kind in enumerate(kinds) if "Convolution" in kind)
+    assert "FakeQuantize" in kinds[:last] and "GridSample" in kinds[last:]
+    assert "FakeQuantize" not in kinds[last:]
 
 
 def test_8_bit_ranges_hold_the_articulation_that_weights_are_run_with(

@@ -321,7 +321,8 @@ def _quantise(graph: Any, mels: FloatArray, faces: FloatArray, ends: Range, kept
             subset_size=len(batches),
             # Symmetric ranges: nearly all activations come from a ReLU, so that offsets gain nothing.
             preset=nncf.QuantizationPreset.PERFORMANCE,
-            ignored_scope=nncf.IgnoredScope(names=kept) if kept else None,
+            # What follows the last convolution is colours, and costs next to nothing.
+            ignored_scope=nncf.IgnoredScope(names=kept + _behind_last_convolution(graph), validate=False),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 # Without VNNI instructions (most processors before 2019) sums of two 8-bit products overflow
                 # 16 bits; weights of seven bits cannot. The files must be right on every machine.
@@ -329,6 +330,21 @@ def _quantise(graph: Any, mels: FloatArray, faces: FloatArray, ends: Range, kept
                 activations_range_estimator_params=RangeEstimatorParameters(min=least, max=largest),
             ),
         )
+
+
+def _behind_last_convolution(graph: Any) -> list[str]:
+    """The names of the operations that need the last convolution's output."""
+    convolutions = [op for op in graph.get_ordered_ops() if "Convolution" in op.get_type_name()]
+    behind: set[str] = set()
+    waiting = convolutions[-1:]
+    while waiting:
+        for output in waiting.pop().outputs():
+            for target in output.get_target_inputs():
+                user = target.get_node()
+                if user.get_friendly_name() not in behind and user.get_type_name() != "Result":
+                    behind.add(user.get_friendly_name())
+                    waiting.append(user)
+    return sorted(behind)
 
 
 @contextlib.contextmanager
