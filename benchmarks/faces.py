@@ -45,9 +45,9 @@ def measure_clips(paths: Iterable[Path], chosen: argparse.Namespace) -> list[dic
 
 def measure_clip(path: Path, detector: Any, chosen: argparse.Namespace) -> dict[str, Any]:
     """Track a clip, and search all of its frames."""
-
     from lipsmith.errors import LipsmithError
     from lipsmith.faces.track import FaceTracker, primary_box_rows, search
+    from lipsmith.geometry import Box
     from lipsmith.media.probe import probe
     from lipsmith.media.read import read_pictures
 
@@ -97,21 +97,13 @@ def measure_clip(path: Path, detector: Any, chosen: argparse.Namespace) -> dict[
     )
     hits = 0
     for index in with_face:
-        largest = max(found[index], key=lambda face: face.box.width * face.box.height)
-        hits += any(lies_on(boxes[index], face.box) for face in (largest, found[index][0]))
+        tracked, clearest = Box(*boxes[index].tolist()), found[index][0].box
+        largest = max((face.box for face in found[index]), key=lambda box: box.area)
+        # Of a face that is not tracked the row is NaN, which overlaps with nothing.
+        hits += max(tracked.iou(largest), tracked.iou(clearest)) >= LEAST_OVERLAP
     row["recall"] = hits / len(with_face) if with_face else None
     row["lost_frames"] = len(with_face) - hits
     return row
-
-
-def lies_on(row: Any, box: Any) -> bool:
-    """Whether a tracked box, NaN for none, and a found one share `LEAST_OVERLAP` of their union."""
-    left, top, right, bottom = row
-    shared = max(0.0, min(right, box.right) - max(left, box.left)) * max(
-        0.0, min(bottom, box.bottom) - max(top, box.top)
-    )
-    whole = (right - left) * (bottom - top) + box.width * box.height - shared
-    return bool(shared >= LEAST_OVERLAP * whole)  # never of NaN
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
