@@ -5,7 +5,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from lipsmith.geometry import LUMA_BGR
 from lipsmith.models.blocks import (
     ConvBlock,
     UpBlock,
@@ -14,6 +13,7 @@ from lipsmith.models.blocks import (
     residual_blocks,
     scale_channels,
 )
+from lipsmith.models.colour import luma
 
 FACE_SIZES = (96, 128, 192, 256, 288)
 
@@ -228,24 +228,19 @@ class RelightingWav2Lip(WarpingWav2Lip):
         self.register_buffer("paint_chroma", torch.tensor(self.PAINT_CHROMA))
 
     def _paint(self, moved: Tensor, colour: Tensor, share: Tensor) -> Tensor:
-        def per_channel(values: tuple[float, float, float]) -> Tensor:
-            return torch.tensor(values, device=moved.device).view(1, 3, 1, 1)
-
-        weights = per_channel(LUMA_BGR)
         change = share * (colour - moved)
-        luma = (weights * moved).sum(1, keepdim=True)
         around = self._thereabouts(moved)
-        own = self._tint(around, weights)
-        spared = 1 - self.TEETH_SPARED * self._teeth(moved, around, own, weights)
-        lighter = (weights * change).sum(1, keepdim=True)  # (n, 1, S, S), below 0 where darker
+        light, level = luma(moved), luma(around)
+        own = self._tint(around, level)
+        spared = 1 - self.TEETH_SPARED * self._teeth(self._tint(moved, light), light, own, level)
+        lighter = luma(change)  # (n, 1, S, S), below 0 where darker
         change = torch.where(lighter < 0, spared * change, change)
         lighter = torch.where(lighter < 0, spared * lighter, lighter)
         # What is mixed of colours in 0 to 1 has a luma in 0 to 1: the factor is positive.
-        factor = ((luma + lighter + self._DARK) / (luma + self._DARK)).clamp(max=1)
-        shaded = moved * factor ** per_channel(self.SHADE_BGR)
-        shaded_luma = (weights * shaded).sum(1, keepdim=True)
-        dimmed = shaded * ((luma + lighter) / shaded_luma.clamp(min=self._DARK))
-        painted = self._tint(colour, weights)
+        factor = ((light + lighter + self._DARK) / (light + self._DARK)).clamp(max=1)
+        shaded = moved * factor ** moved.new_tensor(self.SHADE_BGR).view(3, 1, 1)
+        dimmed = shaded * ((light + lighter) / luma(shaded).clamp(min=self._DARK))
+        painted = self._tint(colour, luma(colour))
         amount = (own * painted).sum(1, keepdim=True) / (own * own).sum(1, keepdim=True).clamp(
             min=self._NO_TINT
         )
@@ -253,12 +248,11 @@ class RelightingWav2Lip(WarpingWav2Lip):
         relit = torch.where(lighter < 0, dimmed, lit)
         return (relit + self.paint_chroma * (moved + change - relit)).clamp(0, 1)
 
-    def _teeth(self, moved: Tensor, around: Tensor, own: Tensor, weights: Tensor) -> Tensor:
-        """How surely teeth are seen, (n, 1, S, S), 0 to 1."""
-        strength, usual = (tint.abs().amax(1, keepdim=True) for tint in (self._tint(moved, weights), own))
+    def _teeth(self, tint: Tensor, light: Tensor, own: Tensor, level: Tensor) -> Tensor:
+        """How surely teeth are seen, (n, 1, S, S), 0 to 1; of tint and brightness there, and of those around."""
+        strength, usual = (tints.abs().amax(1, keepdim=True) for tints in (tint, own))
         pale = 2 * (1 - strength / usual.clamp(min=self._LEAST_TINT))
-        brightness, level = ((weights * faces).sum(1, keepdim=True) for faces in (moved, around))
-        bright = (brightness / level.clamp(min=self._DARK) - 0.85) / 0.25
+        bright = (light / level.clamp(min=self._DARK) - 0.85) / 0.25
         told = (usual - self._LEAST_TINT) / (self._SURE_TINT - self._LEAST_TINT)
         return pale.clamp(0, 1) * bright.clamp(0, 1) * told.clamp(0, 1)
 
@@ -268,9 +262,9 @@ class RelightingWav2Lip(WarpingWav2Lip):
             coarse, scale_factor=float(self.TINT_CELL), mode="bilinear", align_corners=False
         )
 
-    def _tint(self, colours: Tensor, weights: Tensor) -> Tensor:
-        """What each channel has more than grey of the same brightness, over that brightness."""
-        return colours / (weights * colours).sum(1, keepdim=True).clamp(min=self._DARK) - 1
+    def _tint(self, colours: Tensor, light: Tensor) -> Tensor:
+        """What each channel has more than grey of the same brightness, `light`, over that brightness."""
+        return colours / light.clamp(min=self._DARK) - 1
 
 
 GENERATORS: dict[str, type[Wav2Lip]] = {

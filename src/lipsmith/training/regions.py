@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lipsmith.geometry import LUMA_BGR
+from lipsmith.models.colour import luma
 
 Reach = Literal["face", "mouth"]
 
@@ -50,7 +50,7 @@ def within_reach(faces: Tensor, reach: Reach) -> Tensor:
     """
     if reach == "face":
         return faces
-    bright_mouth = mouth_mask(faces.shape[-1])[0].to(faces.device) * _luma(faces)
+    bright_mouth = mouth_mask(faces.shape[-1])[0].to(faces.device) * luma(faces)
     return bright_mouth + (faces - bright_mouth).detach()
 
 
@@ -61,15 +61,10 @@ def edges(faces: Tensor) -> tuple[Tensor, Tensor]:
 
 def movement(faces: Tensor) -> Tensor:
     """Standard deviation over time of the brightness of each of 24 × 24 cells: (B, T, 3, S, S) → (B, 24, 24)."""
-    brightness = movement_cells(_luma(faces.float()).flatten(0, 1)).unflatten(0, faces.shape[:2])
+    brightness = movement_cells(luma(faces.float()).flatten(0, 1)).unflatten(0, faces.shape[:2])
     return (brightness.squeeze(2).var(dim=1, unbiased=False) + _LEAST_VARIANCE).sqrt()
 
 
 def movement_cells(images: Tensor) -> Tensor:
     """(n, 1, S, S) → (n, 1, 24, 24): lips move by such cells, noise does not."""
     return F.adaptive_avg_pool2d(images, _MOVEMENT_CELLS)
-
-
-def _luma(faces: Tensor) -> Tensor:
-    """(…, 3, H, W), BGR → (…, 1, H, W)."""
-    return (faces * faces.new_tensor(LUMA_BGR).view(3, 1, 1)).sum(dim=-3, keepdim=True)
