@@ -183,8 +183,7 @@ def _best_of_int8(
     best = max(tried, key=lambda name: (_objection(tried[name], "int8") is None, tried[name].psnr_lower_db))
     if _objection(tried[best], "int8") is None:
         return tried[best]
-    kept = [op.get_friendly_name() for op in graph.get_ordered_ops() if "Convolution" in op.get_type_name()]
-    kept = kept[-NUM_KEPT:]
+    kept = [op.get_friendly_name() for op in _convolutions(graph)[-NUM_KEPT:]]
     mixed = _quantise(graph, *fitted, best, kept)
     return replace(_write(mixed, scratch / "mixed", "int8", judged), kept_in_float=tuple(kept))
 
@@ -332,11 +331,15 @@ def _quantise(graph: Any, mels: FloatArray, faces: FloatArray, ends: Range, kept
         )
 
 
+def _convolutions(graph: Any) -> list[Any]:
+    """In the order in which they are computed."""
+    return [op for op in graph.get_ordered_ops() if "Convolution" in op.get_type_name()]
+
+
 def _behind_last_convolution(graph: Any) -> list[str]:
     """The names of the operations that need the last convolution's output."""
-    convolutions = [op for op in graph.get_ordered_ops() if "Convolution" in op.get_type_name()]
     behind: set[str] = set()
-    waiting = convolutions[-1:]
+    waiting = _convolutions(graph)[-1:]
     while waiting:
         for output in waiting.pop().outputs():
             for target in output.get_target_inputs():

@@ -184,12 +184,11 @@ def _amplified_difference(amplified: AmplifiedGenerator, losses: GeneratorLosses
 
 
 def _movement_difference(size: int) -> Compute:
-    cells = movement_cells(moving_mask(size))
+    cells = movement_cells(moving_mask(size))[0]
 
     def compute(batch: StepTensors, generated: Tensor) -> Tensor:
         made, real = (movement(faces) for faces in _own(batch, generated))
-        weight = cells[0].to(made.device)
-        return batch.share("own") * ((made - real).abs() * weight).mean() / weight.mean()
+        return batch.share("own") * _weighted_difference(made, real, cells)
 
     return compute
 
@@ -214,9 +213,8 @@ def _stillness(size: int) -> Compute:
     outside = 1 - moving_mask(size)
 
     def compute(batch: StepTensors, generated: Tensor) -> Tensor:
-        weight = outside.to(generated.device)
-        difference = (generated[batch.foreign] - batch.targets[batch.foreign]).abs() * weight
-        return batch.share("foreign") * difference.mean() / weight.mean()
+        made, real = generated[batch.foreign], batch.targets[batch.foreign]
+        return batch.share("foreign") * _weighted_difference(made, real, outside)
 
     return compute
 
