@@ -1,6 +1,7 @@
 """An export agrees with PyTorch, or is not written."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,15 @@ def calibration() -> list[tuple[FloatArray, FloatArray]]:
         )
         for _ in range(4)
     ]
+
+
+@pytest.fixture
+def export_int8(
+    network: SmallGenerator, calibration: list[tuple[FloatArray, FloatArray]], tmp_path: Path
+) -> Callable[[], export.Exported]:
+    """Writes the network in 8 bits."""
+    pytest.importorskip("nncf")
+    return lambda: export_generator(network, tmp_path, precision="int8", calibration=calibration)
 
 
 def expected_of(network: nn.Module, mels: FloatArray, faces: FloatArray) -> FloatArray:
@@ -235,30 +245,22 @@ def test_ranges_leave_out_what_is_rare(calibration: list[tuple[FloatArray, Float
 
 
 def test_the_best_of_the_tries_is_written(
-    network: SmallGenerator,
-    calibration: list[tuple[FloatArray, FloatArray]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    export_int8: Callable[[], export.Exported], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("nncf")
     tried: list[str] = []
     quantise = export._quantise
     monkeypatch.setattr(export, "_quantise", lambda *args: (tried.append(args[3]), quantise(*args))[1])
     monkeypatch.setattr(export, "WELL_PSNR_INT8", float("inf"))
-    best = export_generator(network, tmp_path, precision="int8", calibration=calibration)
+    best = export_int8()
     monkeypatch.setattr(export, "WELL_PSNR_INT8", 38.0)
-    first = export_generator(network, tmp_path, precision="int8", calibration=calibration)
+    first = export_int8()
     assert tried == ["extremes", "median", "quantile", "extremes"]
     assert best.psnr_lower_db >= first.psnr_lower_db
 
 
 def test_the_best_on_average_is_not_written_where_it_ruins_a_face(
-    network: SmallGenerator,
-    calibration: list[tuple[FloatArray, FloatArray]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    export_int8: Callable[[], export.Exported], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("nncf")
     agreement = {"extremes": (40.5, 35.8), "median": (41.7, 28.7), "quantile": (39.0, 33.0)}
     write = export._write
 
@@ -267,7 +269,7 @@ def test_the_best_on_average_is_not_written_where_it_ruins_a_face(
         return dataclasses.replace(write(graph, folder, *args), psnr_lower_db=mean, worst_psnr_lower_db=worst)
 
     monkeypatch.setattr(export, "_write", judge)
-    best = export_generator(network, tmp_path, precision="int8", calibration=calibration)
+    best = export_int8()
     assert (best.psnr_lower_db, best.worst_psnr_lower_db) == (40.5, 35.8)
 
 
@@ -314,18 +316,14 @@ def test_8_bit_ranges_hold_the_articulation_that_weights_are_run_with(
 
 
 def test_the_head_stays_in_floating_point_where_that_is_needed(
-    network: SmallGenerator,
-    calibration: list[tuple[FloatArray, FloatArray]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    export_int8: Callable[[], export.Exported], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("nncf")
     monkeypatch.setattr(export, "RANGES", ("extremes",))
-    all_int8 = export_generator(network, tmp_path, precision="int8", calibration=calibration)
+    all_int8 = export_int8()
     assert all_int8.kept_in_float == ()
     monkeypatch.setattr(export, "MIN_PSNR_INT8", all_int8.psnr_lower_db + 0.1)
     monkeypatch.setattr(export, "NUM_KEPT", 1)
-    mixed = export_generator(network, tmp_path, precision="int8", calibration=calibration)
+    mixed = export_int8()
     assert mixed.psnr_lower_db > all_int8.psnr_lower_db
     (kept,) = mixed.kept_in_float
     model = read_generator(mixed.path)
@@ -359,13 +357,9 @@ def test_a_folder_that_cannot_be_written_is_named(network: SmallGenerator, tmp_p
 
 
 def test_nothing_is_printed(
-    network: SmallGenerator,
-    calibration: list[tuple[FloatArray, FloatArray]],
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
+    export_int8: Callable[[], export.Exported], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("nncf")
-    export_generator(network, tmp_path, precision="int8", calibration=calibration)
+    export_int8()
     assert capfd.readouterr() == ("", "")
 
 
