@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from lipsmith.errors import InputError, OutputError
+from lipsmith.errors import InputError, OutputError, UsageError
 from lipsmith.media.probe import Colour, probe
 from lipsmith.media.read import first_frame_time, read_frames, read_pictures, read_samples
 from lipsmith.media.write import EncoderOptions, VideoWriter, output_colour, require_output
@@ -365,6 +365,49 @@ def test_presets_have_one_name_for_every_encoder(tmp_path: Path) -> None:
     assert video is not None
     assert video.codec in ("av1", "libdav1d", "libaom-av1")
     assert [frame_number(frame.image) for frame in read_frames(path)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("codec", ["libx264", "h264", "libx265", "libsvtav1", "libvpx-vp9", "libvpx"])
+def test_encoders_hear_the_quality(tmp_path: Path, codec: str) -> None:
+    sizes = {}
+    for quality in (4, 51):
+        path = tmp_path / f"{quality}.mkv"
+        noise = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
+        options = EncoderOptions(codec=codec, quality=quality, extra={"g": "1"})
+        with VideoWriter(path, width=96, height=64, rate=PAL, options=options) as writer:
+            for time in at_rate(PAL, 10):
+                writer.write(noise, time)
+        sizes[quality] = path.stat().st_size
+    assert sizes[4] > 2 * sizes[51]
+
+
+def test_presets_of_vp9_are_speeds(tmp_path: Path) -> None:
+    made = [
+        write(
+            tmp_path / f"{preset}.mp4",
+            at_rate(PAL, 5),
+            options=EncoderOptions(codec="libvpx-vp9", preset=preset),
+        )
+        for preset in ("ultrafast", "slower")
+    ]
+    assert made[0].read_bytes() != made[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (EncoderOptions(codec="ffv1", preset="slow"), "ffv1 takes no preset, so that preset slow would"),
+        (EncoderOptions(codec="ffv1", quality=18), "ffv1 takes no quality, so that quality 18 would"),
+    ],
+)
+def test_a_quality_or_preset_that_would_do_nothing_is_refused(
+    tmp_path: Path, options: EncoderOptions, words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        write(tmp_path / "out.mkv", at_rate(PAL, 2), options=options)
+    assert list(tmp_path.iterdir()) == []
+    write(tmp_path / "out.mkv", at_rate(PAL, 2), options=EncoderOptions(codec=options.codec))
+    assert len(list(read_frames(tmp_path / "out.mkv"))) == 2
 
 
 @pytest.mark.parametrize("codec", ["h264_nvenc", "hevc_nvenc", "h264_qsv"])

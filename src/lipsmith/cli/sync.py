@@ -66,10 +66,16 @@ def sync(
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="Threads of the runtime.", show_default="all cores")
     ] = None,
-    crf: Annotated[int, typer.Option("--crf", min=0, max=51, help="Quality: lower is better, larger.")] = 18,
+    crf: Annotated[
+        int | None,
+        typer.Option("--crf", min=0, max=51, help="Quality: lower is better, larger.", show_default="18"),
+    ] = None,
     preset: Annotated[
-        str, typer.Option("--preset", help="The encoder's preset, ultrafast to veryslow.")
-    ] = "veryfast",
+        str | None,
+        typer.Option(
+            "--preset", help="The encoder's preset, ultrafast to veryslow.", show_default="veryfast"
+        ),
+    ] = None,
     encoder: Annotated[str, typer.Option("--encoder", help="FFmpeg's name of the encoder.")] = "libx264",
     visible_mark: Annotated[
         bool, typer.Option("--visible-mark", help="Burn a label into the picture.")

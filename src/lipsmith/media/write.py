@@ -20,7 +20,7 @@ from av.container import OutputContainer
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from lipsmith.errors import OutputError
+from lipsmith.errors import OutputError, UsageError
 from lipsmith.media.container import (
     FROM_BGR,
     Clip,
@@ -40,7 +40,8 @@ _CONTAINERS: dict[str, dict[str, str]] = {
     ".mov": {"movflags": "+faststart+use_metadata_tags"},
     ".mkv": {},
 }
-_QUALITY_OPTIONS = {"h264_nvenc": "cq", "hevc_nvenc": "cq", "av1_nvenc": "cq", "h264_qsv": "global_quality"}
+# What encoders call a constant quality, by the end of their names; of the others it is a CRF.
+_QUALITY_OPTIONS = {"_nvenc": "cq", "_qsv": "global_quality"}
 # x264's names of presets, which --preset takes, in the words of encoders that have others; quick ones come first.
 _X264_PRESETS = [
     "ultrafast",
@@ -55,8 +56,14 @@ _X264_PRESETS = [
 ]
 _PRESETS: dict[str, dict[str, str]] = {
     "_nvenc": dict(zip(_X264_PRESETS, ["p1", "p1", "p2", "p3", "p3", "p4", "p5", "p6", "p7"], strict=True)),
+    "_qsv": {"ultrafast": "veryfast", "superfast": "veryfast"},  # the others have the same names
     "libsvtav1": dict(zip(_X264_PRESETS, ["12", "11", "10", "9", "8", "7", "5", "4", "3"], strict=True)),
+    "libvpx": dict(zip(_X264_PRESETS, ["5", "5", "5", "4", "4", "3", "2", "1", "0"], strict=True)),
 }
+_PRESETS["libvpx-vp9"] = _PRESETS["libvpx"]
+_PRESET_OPTIONS = {"libvpx": "cpu-used", "libvpx-vp9": "cpu-used"}
+_QUALITY = 18
+_PRESET = "veryfast"
 # Frames that are decoded before they are shown make an mp4 miscount the duration of a video of variable rate.
 _B_FRAME_ENCODERS = {"libx264", "libx265", "h264_nvenc", "hevc_nvenc"}
 _LEAST_TICKS_HZ = 90_000  # variable frame times are kept to 6 µs
@@ -76,12 +83,13 @@ class EncoderOptions:
 
     `codec` is an FFmpeg encoder ("libx264", "libx265", "h264_nvenc", …), `quality` its constant quality (CRF
     of x264: 0 lossless, 18 hardly distinguishable, 51 worst), `preset` its speed by x264's names or by the
-    encoder's own, `extra` further options of it.
+    encoder's own, `extra` further options of it. None: 18 and "veryfast" where the encoder has such a thing, and
+    what it does by itself where it has not.
     """
 
     codec: str = "libx264"
-    quality: int = 18
-    preset: str = "veryfast"
+    quality: int | None = None
+    preset: str | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -113,6 +121,7 @@ class VideoWriter:
 
     Raises:
         OutputError: folder missing or not writable, full disk, unknown suffix or encoder, no frames.
+        UsageError: `options` ask for a quality or a preset, and the encoder has none.
         InputError: `audio` has no usable sound.
     """
 
@@ -286,18 +295,19 @@ class VideoWriter:
         unavailable = OutputError(
             f"The encoder {options.codec} is not available for {self.path.suffix} here; use libx264."
         )
-        quality = _QUALITY_OPTIONS.get(options.codec, "crf")
-        presets = next((names for end, names in _PRESETS.items() if options.codec.endswith(end)), {})
-        preset = presets.get(options.preset, options.preset)
-        settings = {quality: str(options.quality), "preset": preset, **options.extra}
-        if variable_rate is not False and options.codec in _B_FRAME_ENCODERS:
-            settings.setdefault("bf", "0")
-        if options.codec == "libx265":  # it writes to the terminal by itself
-            settings["x265-params"] = ":".join(filter(None, ("log-level=none", settings.get("x265-params"))))
         try:
             codec = av.Codec(options.codec, "w")
             if codec.type != "video":
                 raise unavailable
+            quality = _quality_settings(codec.name, _QUALITY if options.quality is None else options.quality)
+            preset = _preset_settings(codec.name, options.preset or _PRESET)
+            settings = {**quality, **preset, **options.extra}
+            if variable_rate is not False and codec.name in _B_FRAME_ENCODERS:
+                settings.setdefault("bf", "0")
+            if codec.name == "libx265":  # it writes to the terminal by itself
+                settings["x265-params"] = ":".join(
+                    filter(None, ("log-level=none", settings.get("x265-params")))
+                )
             stream = self._container.add_stream(options.codec, rate=rate, options=settings)
         except (ValueError, av.error.FFmpegError) as error:  # unknown names are ValueErrors, too
             raise unavailable from error
@@ -319,11 +329,18 @@ class VideoWriter:
             context.open()  # here, lest a missing device be taken for a missing permission of the file
         except av.error.FFmpegError as error:
             raise OutputError(
-                f"{self.path} cannot be encoded: {options.codec} does not start with preset {options.preset} and "
-                f"quality {options.quality} ({error.strerror}). It may need a device that is not here, or other "
-                "options; libx264 with its usual ones always works."
+                f"{self.path} cannot be encoded: {options.codec} does not start with preset "
+                f"{options.preset or _PRESET} and quality {_QUALITY if options.quality is None else options.quality} "
+                f"({error.strerror}). It may need a device that is not here, or other options; libx264 with its "
+                "usual ones always works."
             ) from error
         # What the encoder did not take is left there; FFmpeg says nothing of it.
+        for asked, names, what in ((options.quality, quality, "quality"), (options.preset, preset, "preset")):
+            if asked is not None and any(name in context.options for name in names):
+                raise UsageError(
+                    f"The encoder {options.codec} takes no {what}, so that {what} {asked} would change nothing. "
+                    f"Leave the {what} away, or use libx264, libx265, libsvtav1 or libvpx-vp9, which take one."
+                )
         if unknown := [name for name in options.extra if name in context.options]:
             raise OutputError(
                 f"The encoder {options.codec} has no option {unknown[0]!r}; leave it out of `extra`."
@@ -419,8 +436,26 @@ def require_output(path: Clip) -> Path:
     return path
 
 
+def _quality_settings(codec: str, quality: int) -> dict[str, str]:
+    """Options of an encoder for a quality of x264's scale."""
+    name = next((name for end, name in _QUALITY_OPTIONS.items() if codec.endswith(end)), "crf")
+    settings = {name: str(quality)}
+    if codec == "libvpx":  # VP8 takes the quality for a wish, and keeps to 256 kbit/s if it is told no rate
+        settings |= {"qmin": str(quality), "qmax": str(quality), "b": "100M"}
+    return settings
+
+
+def _preset_settings(codec: str, preset: str) -> dict[str, str]:
+    """Options of an encoder for a preset by x264's names, or by its own."""
+    names = next((names for end, names in _PRESETS.items() if codec.endswith(end)), {})
+    return {_PRESET_OPTIONS.get(codec, "preset"): names.get(preset, preset)}
+
+
 def require_encoder(path: Clip, options: EncoderOptions, *, width: int, height: int, rate: Fraction) -> None:
-    """`OutputError` when no video of this size can be encoded to `path` with `options`; nothing is left behind."""
+    """`OutputError` or `UsageError` when no video of this size can be encoded to `path` with `options`.
+
+    Nothing is left behind.
+    """
     VideoWriter(path, width=width, height=height, rate=rate, options=options).abort()
 
 
