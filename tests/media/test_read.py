@@ -327,6 +327,60 @@ def test_sixteen_kilohertz_mono_wav_comes_back_exactly(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_samples(sound), expected.astype(np.float32))
 
 
+def two_channels(path: Path, codec: str, first: np.ndarray, second: np.ndarray, rate: int = 44_100) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, layout="stereo")
+        data = np.stack([first, second], 1).astype(np.float32).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(data, format="flt", layout="stereo")
+        frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
+        resampler = av.AudioResampler(format=stream.format, layout="stereo", rate=rate)
+        for piece in [*resampler.resample(frame), *resampler.resample(None)]:
+            container.mux(stream.encode(piece))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("s.wav", "pcm_u8"),
+        ("s.wav", "pcm_s16le"),
+        ("s.wav", "pcm_f32le"),
+        ("s.flac", "flac"),
+        ("s.m4a", "aac"),
+    ],
+)
+@pytest.mark.parametrize("second", [-1.0, -0.95])
+def test_channels_that_cancel_each_other_are_heard_by_the_first(
+    tmp_path: Path, name: str, codec: str, second: float
+) -> None:
+    speech = 0.5 * np.sin(np.arange(2 * 44_100) * (2 * np.pi * 300 / 44_100))
+    found = read_samples(two_channels(tmp_path / name, codec, speech, second * speech))
+    wanted = 0.5 * np.sin(np.arange(2 * 16_000) * (2 * np.pi * 300 / 16_000))
+    assert len(found) == pytest.approx(len(wanted), abs=2)
+    np.testing.assert_allclose(found[800:30_000], wanted[800:30_000], atol=0.05)
+
+
+def test_channels_that_do_not_cancel_are_mixed(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    one, other = generator.normal(0, 0.05, (2, 44_100))
+    for second in (other, one, 0 * one, -0.6 * one):  # what is left of the last is a fifth in amplitude
+        found = read_samples(two_channels(tmp_path / "s.wav", "pcm_s16le", one, second))
+        mixed = two_channels(tmp_path / "m.wav", "pcm_s16le", (one + second) / 2, (one + second) / 2)
+        np.testing.assert_allclose(found, read_samples(mixed), atol=2 / 32768)
+
+
+def test_channels_that_cancel_each_other_for_a_while(tmp_path: Path) -> None:
+    speech = np.random.default_rng(0).normal(0, 0.05, 12 * 44_100)
+    sign = np.where(np.arange(len(speech)) < 6 * 44_100, 1, -1)
+    found = read_samples(two_channels(tmp_path / "s.wav", "pcm_s16le", speech, speech * sign))
+    alone = read_samples(two_channels(tmp_path / "m.wav", "pcm_s16le", speech, speech))
+    assert len(found) == len(alone)
+    for start in (0, 10):  # by four seconds after the change it is noticed
+        piece = slice(start * 16_000, start * 16_000 + 16_000)
+        np.testing.assert_allclose(found[piece], alone[piece], atol=2 / 32768)
+
+
 def test_blocks_are_the_whole_sound_in_order(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "clip.mp4", sound_seconds=3.3, sound_rate=44_100)
     blocks = list(read_sample_blocks(clip))

@@ -31,6 +31,10 @@ logger = logging.getLogger(__name__)
 # Time stamps in whole milliseconds jitter by less; a lost packet of any usual codec is at least half of it.
 GAP_SECONDS = Fraction(1, 25)
 _SILENCE_BLOCK = 1 << 16
+# Two channels whose mean has less than this share of their energy cancel each other: one was wired the wrong way
+# round. Those of independent noises have half of it left, and what is forgotten by half in this time decides.
+_LEAST_LEFT = 1 / 100
+_FORGOTTEN_SECONDS = 0.5
 # PyAV looks for a frame's planes until a null pointer, which from eight planes on is not there: it crashes.
 _MOST_PLANES = 7
 
@@ -50,6 +54,7 @@ def sound_blocks(
             tells it, or, in a file without one, the sound's own.
 
     Holes in the time stamps are filled with silence, overlaps dropped: sample n is heard at `origin + n / rate`.
+    Mono of two channels that cancel each other is the first of them, as their mix would be silence.
 
     Raises:
         InputError: not media, no sound stream, sound without samples, cut short.
@@ -113,7 +118,10 @@ def _placed(
             written += samples.shape[1] - dropped
             yield samples[:, dropped:]
 
-    for frame in _without_padding(decode(container, stream, path), exact="mp4" in container.format.name):
+    frames = _without_padding(decode(container, stream, path), exact="mp4" in container.format.name)
+    if layout == "mono":
+        frames = _without_cancelling(frames, path)
+    for frame in frames:
         time = stamp(frame)
         time = expected if time is None else time + restarts
         due = expected if resampler is not None else origin
@@ -173,6 +181,33 @@ def _without_padding(frames: Iterator[Frames], exact: bool) -> Iterator[av.Audio
             short.sample_rate, short.pts, short.time_base = last.sample_rate, last.pts, last.time_base
             last = short
     yield last
+
+
+def _without_cancelling(frames: Iterator[av.AudioFrame], path: Path) -> Iterator[av.AudioFrame]:
+    """The frames; of two channels that cancel each other the first, twice."""
+    mixed = energy = 0.0  # of the mean of two channels, and of them, over the time that is remembered
+    is_told = False
+    for frame in frames:
+        if frame.layout.nb_channels != 2:
+            yield frame
+            continue
+        data: NDArray = frame.to_ndarray()
+        channels = data if frame.format.is_planar else data.reshape(-1, 2).T
+        first, second = channels.astype(np.float32) - (128 if data.dtype == np.uint8 else 0)
+        forgotten = 0.5 ** (frame.samples / (frame.sample_rate * _FORGOTTEN_SECONDS))
+        both = first + second
+        mixed = mixed * forgotten + float(both @ both) / 4
+        energy = energy * forgotten + float(first @ first + second @ second) / 2
+        if mixed >= energy * _LEAST_LEFT:
+            yield frame
+            continue
+        if not is_told:
+            logger.warning("%s: the two channels cancel each other, the first alone is heard", path)
+            is_told = True
+        twice: NDArray = channels[[0, 0]] if frame.format.is_planar else np.repeat(channels[0], 2)[None]
+        alone = av.AudioFrame.from_ndarray(twice, format=frame.format.name, layout=frame.layout.name)
+        alone.sample_rate, alone.pts, alone.time_base = frame.sample_rate, frame.pts, frame.time_base
+        yield alone
 
 
 def _silence(num_samples: int, layout: str, sample_format: str) -> NDArray:
