@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lipsmith.errors import RecipeError
-from lipsmith.training.recipe import ExpertRecipe, load_recipe, parse_override
+from lipsmith.training.recipe import ExpertRecipe, GeneratorRecipe, load_recipe, parse_override
 
 EXPERT = "task: expert\nname: e\nsteps: 4\nmodel: {width: 0.5}\ndata: {validation: [ada]}\n"
 
@@ -33,6 +33,14 @@ def test_a_resolved_recipe_is_a_recipe(recipe: Path, tmp_path: Path) -> None:
     resolved = tmp_path / "recipe.json"
     resolved.write_text(loaded.model_dump_json())
     assert load_recipe(resolved) == loaded
+
+
+def test_a_run_folder_named_like_installed_weights_stays_a_folder(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("task: generator\nname: g\nsteps: 4\nexpert: ./expert\n")
+    loaded = load_recipe(path)
+    assert isinstance(loaded, GeneratorRecipe)
+    assert loaded.expert == "./expert"
 
 
 @pytest.mark.parametrize(

@@ -192,3 +192,22 @@ def test_a_disk_that_takes_no_more_is_told(tmp_path: Path) -> None:
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_installed_names_go_before_what_is_in_the_working_directory(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(own, "alpha")
+    here = install(tmp_path / "here", "alpha", "another")
+    (here / "best.safetensors").write_bytes(CONTENT)
+    monkeypatch.chdir(here.parent)
+    installed = own / "alpha" / "generator.safetensors"
+    for named in ("alpha", Path("alpha")):
+        assert store.network_file(named, "generator") == installed
+        assert store.resolve(named)[1] == own / "alpha"
+    for named in ("./alpha", Path("alpha").absolute()):
+        assert store.network_file(named, "generator") == Path(named) / "generator.safetensors"
+        assert store.resolve(named)[0].description == "another"
+    (here / "card.toml").unlink()  # now it is a run folder
+    assert store.network_file("alpha", "generator") == installed
+    assert store.network_file("./alpha", "generator") == Path("alpha") / "best.safetensors"

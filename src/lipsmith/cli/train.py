@@ -123,11 +123,11 @@ def train(
         ),
     ] = None,
     expert: Annotated[
-        Path | None,
-        typer.Option("--expert", help="For a generator: the trained expert, a run folder or a file."),
+        str | None,
+        typer.Option("--expert", help="For a generator: the trained expert, a name, a run folder or a file."),
     ] = None,
     initial: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--initial", help="For a generator: weights of an earlier stage to start from."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output.")] = False,
@@ -173,7 +173,10 @@ def offsets(
         Path, typer.Argument(metavar="DATA", help="Folder that `lipsmith prepare` wrote.", show_default=False)
     ],
     expert: Annotated[
-        Path, typer.Option("--expert", help="A trained expert, a run folder or a file.", show_default=False)
+        str,
+        typer.Option(
+            "--expert", help="A trained expert, a name, a run folder or a file.", show_default=False
+        ),
     ],
     as_json: JsonReport = False,
 ) -> None:
@@ -198,9 +201,9 @@ def doctor(
         Path, typer.Argument(metavar="DATA", help="Folder that `lipsmith prepare` wrote.", show_default=False)
     ],
     expert: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            "--expert", help="A trained expert, a run folder or a file; without one sync is left out."
+            "--expert", help="A trained expert, a name, a run folder or a file; without one sync is left out."
         ),
     ] = None,
     output: Annotated[

@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lipsmith.evaluation", description=__doc__)
     parser.add_argument("model", help="weights (name, folder, checkpoint) or a training's run folder")
     parser.add_argument(
-        "--judge", type=Path, required=True, help="an expert that was in no loss: its run folder"
+        "--judge", required=True, help="an expert that was in no loss: its name or run folder"
     )
     parser.add_argument("--data", type=Path, required=True, help="folder that `lipsmith prepare` wrote")
     parser.add_argument("--recipe", type=Path, required=True, help="whose `data` says who is held out")

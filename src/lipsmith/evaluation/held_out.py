@@ -409,7 +409,7 @@ def load_clips(data: Path, recipe: Path, split: Split = "test") -> Sequence[Clip
     return load_split(data, load_recipe(recipe).data.selection(), split)
 
 
-def open_judge(path: Path) -> SyncJudge:
+def open_judge(path: Path | str) -> SyncJudge:
     """An expert, frozen and in evaluation mode; named as for `lipsmith.training.expert.load_expert`."""
     from lipsmith.training.expert import load_expert
 
@@ -424,16 +424,17 @@ def open_generator(model: str, *, runtime: str = "openvino") -> OpenGenerator:
             best weights) or a weights file in one.
         runtime: which runtime weights folders are run by; trainings are run by PyTorch.
     """
+    from lipsmith.runtime.base import resolve_runtime
+    from lipsmith.weights import resolve
+    from lipsmith.weights.store import is_installed
+
     path = Path(model).expanduser()
     if (path / "best.safetensors").is_file():
         path = path / "best.safetensors"
-    if path.is_file() and path.suffix == ".safetensors":
+    if not is_installed(model) and path.is_file() and path.suffix == ".safetensors":
         trained = _open_trained(path)
         if trained is not None:
             return trained
-    from lipsmith.runtime.base import resolve_runtime
-    from lipsmith.weights import resolve
-
     card, folder = resolve(model)
     if card.kind != "generator":
         raise WeightsError(f"{model} is a {card.kind}, not a generator.")

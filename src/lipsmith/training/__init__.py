@@ -31,8 +31,8 @@ def train(
         data: Folder written by `lipsmith prepare`.
         output: Run folder: `checkpoint.pt`, `best.safetensors`, `log.jsonl`, `recipe.json`.
         overrides: Fields of the recipe that are to have other values: `{"model.frames": 3}`.
-        expert: For a generator, the trained expert (run folder or weights file); overrides the recipe's.
-        initial: For a generator, weights to start from (run folder or weights file), as made by an earlier stage.
+        expert: For a generator, the trained expert (name, run folder or weights file); overrides the recipe's.
+        initial: For a generator, weights to start from (name, run folder or weights file), as made by an earlier stage.
         resume: Go on with the run in `output`.
         on_progress: Called with (step, steps, latest measures); of several processes, in the main one.
 
@@ -64,8 +64,8 @@ def train(
             loaded,
             Path(data),
             Path(output),
-            expert=Path(expert) if expert else None,
-            initial=Path(initial) if initial else None,
+            expert=expert or None,
+            initial=initial or None,
             resume=resume,
             on_progress=on_progress,
         )

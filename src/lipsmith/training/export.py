@@ -28,7 +28,7 @@ from lipsmith.weights.checkpoint import (
     load_network,
     write_weights,
 )
-from lipsmith.weights.store import check_name, file_sha256, require_free, resolve
+from lipsmith.weights.store import check_name, file_sha256, is_installed, require_free, resolve
 
 _UNNAMED = "footage of no named collection"
 _OPEN_USES = ("open", "any")
@@ -71,7 +71,7 @@ def export_weights(
     check_name(folder.name)
     require_free(folder)  # before calibration, which takes minutes
     run = Path(source)
-    if run.is_dir() and not (run / CARD_NAME).is_file():
+    if not is_installed(source) and run.is_dir() and not (run / CARD_NAME).is_file():
         recipe = _recipe_of(run)
         if isinstance(recipe, ExpertRecipe):
             return _export_expert(run, recipe, folder, data, precision, overrides or {})
@@ -152,7 +152,7 @@ def _source(source: Path | str, name: str) -> tuple[Path, WeightCard, DataSelect
     """The file with the tensors, what is known of them as the card of `name`, and which clips they may have seen."""
     path = Path(source)
     everything = DataSelection(hold_out=0)
-    if (path / CARD_NAME).is_file() or not path.exists():
+    if is_installed(source) or (path / CARD_NAME).is_file() or not path.exists():
         former, folder = resolve(str(source))
         # Scores and hashes are those of other files.
         card = replace(

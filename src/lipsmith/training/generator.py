@@ -92,7 +92,7 @@ class GeneratorTraining:
             self.amplified = AmplifiedGenerator(self.generator, recipe.amplification)
         self.terms: tuple[Term, ...] = build_terms(recipe, expert, self.critic, self.amplified)
 
-    def begin_with(self, path: Path) -> None:
+    def begin_with(self, path: Path | str) -> None:
         """Take over the weights of an earlier stage: a run's folder, installed weights, or a checkpoint file."""
         path = network_file(path, "generator")
         tensors = read_checkpoint(path)
@@ -207,8 +207,8 @@ def train_generator(
     data: Location,
     output: Path,
     *,
-    expert: Path | None = None,
-    initial: Path | None = None,
+    expert: Path | str | None = None,
+    initial: Path | str | None = None,
     resume: bool = False,
     on_progress: Report | None = None,
 ) -> TrainingReport:

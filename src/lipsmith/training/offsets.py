@@ -34,7 +34,7 @@ class OffsetReport:
 
 def measure_offsets(
     data: Path,
-    expert: Path,
+    expert: Path | str,
     *,
     least_confidence: float = 0.1,
     on_progress: Callable[[int, int], None] | None = None,

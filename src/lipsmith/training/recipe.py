@@ -314,7 +314,7 @@ class GeneratorRecipe(_Recipe):
 
     task: Literal["generator"]
     lead_seconds: Fraction = Fraction(0)
-    expert: Path | None = None
+    expert: str | None = None  # no path, which forgets the "./" of a folder named like installed weights
     model: GeneratorModel = GeneratorModel()
     batch: GeneratorBatchRecipe = GeneratorBatchRecipe()
     losses: GeneratorLosses = GeneratorLosses()

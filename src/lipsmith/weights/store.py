@@ -92,6 +92,14 @@ def load_card(name: str) -> WeightCard:
     return _read_card(_folder_of(name))
 
 
+def is_installed(named: str | Path) -> bool:
+    """Whether this is the name of installed weights; whoever means something else of that name writes `./NAME`.
+
+    A `Path` of one part is such a name, too, as it forgets `./`: make it absolute to have a path.
+    """
+    return _installed_folder(str(named)) is not None
+
+
 def weights_folder(card: WeightCard) -> Path:
     """The folder of installed weights, its files verified against the card; `WeightsError` where they differ."""
     folder = _folder_of(card.name)
@@ -127,16 +135,16 @@ def resolve(name_or_path: str | Path) -> tuple[WeightCard, Path]:
     """The card and the verified folder of the weights that the user means.
 
     Args:
-        name_or_path: the name of installed weights, the path of a weights folder, or the path of a
-            checkpoint file or of a training's run folder (its best weights), which is imported once into the cache
-            under its sha256.
+        name_or_path: the name of installed weights, which goes before anything of that name in the working directory;
+            the path of a weights folder; or the path of a checkpoint file or of a training's run folder (its best
+            weights), which is imported once into the cache under its sha256.
 
     Raises:
         WeightsError: unknown, damaged, or a file that is no checkpoint of a known network.
         RuntimeUnavailableError: a checkpoint file while PyTorch is not installed.
     """
-    if isinstance(name_or_path, str) and _installed_folder(name_or_path) is not None:
-        card = load_card(name_or_path)
+    if is_installed(name_or_path):
+        card = load_card(str(name_or_path))
         return card, weights_folder(card)
     path = Path(name_or_path).expanduser()
     with _told_what_cannot_be_read(path):
@@ -156,16 +164,16 @@ def network_file(named: str | Path, kind: Kind) -> Path:
 
     Args:
         named: the name of installed weights, a weights folder (both verified), a training's run folder (its best
-            weights), or a file.
+            weights), or a file; names go before paths as for `resolve`.
         kind: what the network is for.
 
     Raises:
         WeightsError: a name that is not installed, damaged weights, or weights of another kind.
     """
     path = Path(named).expanduser()
-    is_name = not path.exists() and path.name == str(named)
-    if is_name or (path / CARD_NAME).is_file():
-        card, folder = resolve(str(named) if is_name else path)
+    is_unknown_name = not path.exists() and path.name == str(named)
+    if is_installed(named) or is_unknown_name or (path / CARD_NAME).is_file():
+        card, folder = resolve(named)
         if card.kind != kind:
             raise WeightsError(
                 f"The weights {card.name!r} hold no {kind} but this kind of network: {card.kind}."
