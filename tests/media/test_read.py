@@ -235,12 +235,18 @@ def test_matrix_tags_without_a_meaning_are_taken_for_none(pixel_format: str, tag
     assert planar is None or planar.matrix == meant
 
 
-def test_a_matrix_that_cannot_be_undone_is_named() -> None:
-    frame = av.VideoFrame(96, 64, "yuv420p")
-    frame.colorspace = 14
-    for read in (to_bgr, planar_picture):
-        with pytest.raises(InputError, match="stored as ICtCp, which cannot be read here"):
-            read(frame)
+def test_a_matrix_that_cannot_be_undone_is_named_with_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        stream.codec_context.colorspace = 14
+        frame = av.VideoFrame(96, 64, "yuv420p")
+        frame.colorspace = 14
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    for read in (read_frames, read_pictures):
+        with pytest.raises(InputError, match=r"clip\.mkv are stored as ICtCp, which cannot be read here"):
+            list(read(path))
 
 
 def test_a_still_image_is_one_frame(tmp_path: Path) -> None:

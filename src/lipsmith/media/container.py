@@ -174,15 +174,17 @@ def num_frames(stream: av.VideoStream) -> int | None:
     return sum(not entry.is_discard for entry in entries)
 
 
-def to_bgr(frame: av.VideoFrame, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+def to_bgr(
+    frame: av.VideoFrame, size: tuple[int, int] | None = None, *, path: Clip = "the video"
+) -> NDArray[np.uint8]:
     """A decoded frame as uint8 BGR, scaled to `size` (width, height) if that differs; the caller's own array.
 
     The matrix and range are those that the frame names; untagged HD is BT.709, untagged smaller video BT.601.
 
     Raises:
-        InputError: a matrix that cannot be undone.
+        InputError: a matrix that cannot be undone; names `path`.
     """
-    matrix = _matrix(frame)
+    matrix = _matrix(frame, path)
     width, height = size or (frame.width, frame.height)
     image = frame.to_ndarray(
         format="bgr24",
@@ -194,9 +196,9 @@ def to_bgr(frame: av.VideoFrame, size: tuple[int, int] | None = None) -> NDArray
     return np.require(image, np.uint8, ["C", "W"])
 
 
-def planar_picture(frame: av.VideoFrame) -> PlanarPicture | None:
-    """A decoded frame as it is, if it is of the form that `PlanarPicture` describes."""
-    matrix = _matrix(frame)
+def planar_picture(frame: av.VideoFrame, *, path: Clip = "the video") -> PlanarPicture | None:
+    """A decoded frame as it is, if it is of the form that `PlanarPicture` describes; errors as of `to_bgr`."""
+    matrix = _matrix(frame, path)
     if (
         frame.format.name != "yuv420p"
         or matrix not in LUMA_WEIGHTS
@@ -212,7 +214,7 @@ def planar_picture(frame: av.VideoFrame) -> PlanarPicture | None:
     return PlanarPicture(luma, blue, red, matrix, frame)
 
 
-def _matrix(frame: av.VideoFrame) -> int:
+def _matrix(frame: av.VideoFrame, path: Clip) -> int:
     """Which matrix a frame means, as FFmpeg's scaler numbers it; tags that mean nothing are taken for none."""
     matrix = int(frame.colorspace)
     if matrix == _RGB or matrix in LUMA_WEIGHTS:
@@ -221,8 +223,8 @@ def _matrix(frame: av.VideoFrame) -> int:
         return _BT2020  # close to it
     if matrix in _OTHER_MATRICES:
         raise InputError(
-            f"The colours of the video are stored as {_OTHER_MATRICES[matrix]}, which cannot be read here; convert it "
-            "to BT.709."
+            f"The colours of {path} are stored as {_OTHER_MATRICES[matrix]}, which cannot be read here; convert it to "
+            "BT.709."
         )
     return usual_matrix(frame.width, frame.height)
 

@@ -99,9 +99,9 @@ def _read(path: Clip, *, planes: bool) -> Iterator[TimedPicture]:
             time = timeline.place(stamp(decoded))
             picture: Picture | None = None
             if planes and not any(turn) and (decoded.width, decoded.height) == size:
-                picture = planar_picture(decoded)
+                picture = planar_picture(decoded, path=path)
             if picture is None:
-                picture = ArrayPicture(apply_turn(to_bgr(decoded, size), turn))
+                picture = ArrayPicture(apply_turn(to_bgr(decoded, size, path=path), turn))
             yield TimedPicture(index, time, picture)
         if index < 0:
             raise InputError(f"The video stream of {path} has no frames; give a video with a picture.")
