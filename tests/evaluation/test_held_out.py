@@ -1,7 +1,9 @@
 import json
+from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -12,6 +14,7 @@ from lipsmith.audio.mel import mel_spectrogram
 from lipsmith.data.clips import Clip, ClipRecord, encode_crop, save_clip, stored_size, write_index
 from lipsmith.data.synthetic import SyntheticSpeaker, synthesize_clip
 from lipsmith.errors import DataError, UsageError
+from lipsmith.evaluation import held_out
 from lipsmith.evaluation.__main__ import main
 from lipsmith.evaluation.held_out import (
     CONDITIONS,
@@ -30,6 +33,17 @@ from lipsmith.timebase import SILENCE
 from lipsmith.training.expert import build_expert
 from lipsmith.training.recipe import ExpertModel
 from lipsmith.training.run import save_weights
+
+
+class SizedClip:
+    """As much of a clip as pairs are drawn by."""
+
+    def __init__(self, speaker: int, num_frames: int) -> None:
+        self.record = SimpleNamespace(speaker=f"{speaker}")
+        self.num_frames = num_frames
+
+    def __len__(self) -> int:
+        return self.num_frames
 
 
 def clip_of(speaker: int, seed: int, seconds: float = 2.4) -> Clip:
@@ -112,6 +126,30 @@ class TestPairs:
         long, short, other = clip_of(0, 0, 3.0), clip_of(1, 1, 1.2), clip_of(2, 2, 3.0)
         pairs = make_pairs([long, short, other])
         assert pairs[0].speech is other and pairs[2].speech is long
+
+    def test_the_work_for_a_face_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(held_out, "_MOST_WEIGHED", 20, raising=False)
+        num_asked = 0
+
+        class Counted(SizedClip):
+            def __len__(self) -> int:
+                nonlocal num_asked
+                num_asked += 1
+                return super().__len__()
+
+        clips = [Counted(number % 9, 100) for number in range(200)]
+        pairs = make_pairs(clips)  # type: ignore[arg-type]
+        assert num_asked <= 200 * (2 * 20 + 4)
+        assert [pair.face for pair in pairs] == clips
+        assert all(pair.face.record.speaker != pair.speech.record.speaker for pair in pairs)
+        assert max(Counter(id(pair.speech) for pair in pairs).values()) <= 3
+
+    def test_the_same_pairs_for_ever(self) -> None:
+        clips = [SizedClip(number % 3, 25 + 7 * number) for number in range(9)]
+        made = make_pairs(clips, per_clip=2, max_frames=60)  # type: ignore[arg-type]
+        found = [(clips.index(pair.face), clips.index(pair.speech)) for pair in made]  # type: ignore[arg-type]
+        assert [face for face, _ in found] == sorted([*range(9), *range(9)])
+        assert [speech for _, speech in found] == [8, 7, 6, 5, 4, 3, 8, 7, 6, 5, 7, 6, 8, 5, 8, 6, 7, 6]
 
     def test_one_speaker_is_refused(self, clips: list[Clip]) -> None:
         with pytest.raises(DataError, match="fewer than two speakers"):

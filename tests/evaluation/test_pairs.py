@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lipsmith.errors import DataError, InputError, OutputError, UsageError
+from lipsmith.evaluation import pairs
 from lipsmith.evaluation.pairs import (
     CandidateVideo,
     ListedPair,
@@ -166,6 +167,44 @@ def test_added_footage_changes_few_lines() -> None:
     before = draw_pairs(videos).pairs
     after = set(draw_pairs([*videos, CandidateVideo("short", Fraction(50), Fraction(50))]).pairs)
     assert sum(pair not in after for pair in before) < 20
+
+
+def test_the_work_for_a_face_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairs, "_MOST_WEIGHED", 20, raising=False)
+    num_hashed = 0
+    ranking = pairs._ranking
+
+    def counting(seed: int, first: str) -> Callable[[str], bytes]:
+        rank = ranking(seed, first)
+
+        def counted(second: str) -> bytes:
+            nonlocal num_hashed
+            num_hashed += 1
+            return rank(second)
+
+        return counted
+
+    monkeypatch.setattr(pairs, "_ranking", counting)
+    lengths = np.random.default_rng(0).integers(30, 200, 400)
+    videos = [
+        CandidateVideo(f"{i}", Fraction(int(length), 10), Fraction(int(length), 10), f"{i % 7}")
+        for i, length in enumerate(lengths)
+    ]
+    made = draw_pairs(videos)
+    assert num_hashed <= 400 * (20 + 2)
+    named = {video.name: video for video in videos}
+    for pair in made.pairs:
+        assert named[pair.audio].audio_seconds < named[pair.video].video_seconds
+        assert named[pair.audio].speaker != named[pair.video].speaker
+    assert len(made.pairs) + len(made.left_out) == 400
+    heard = [pair.audio for pair in made.pairs]
+    assert (
+        len(set(heard)) > 150 and max(map(heard.count, heard)) < 20
+    )  # spread over those that are short enough
+    few = set(made.pairs) - set(
+        draw_pairs([*videos, CandidateVideo("new", Fraction(3), Fraction(3), "8")]).pairs
+    )
+    assert len(few) < 40
 
 
 def test_smaller_lists_are_part_of_larger_ones() -> None:

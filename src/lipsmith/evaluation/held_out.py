@@ -46,6 +46,7 @@ Faces = NDArray[np.uint8]
 CONDITIONS = ("real", "laid over", "generated")
 LEAKAGE = ("old words", "old words in silence")
 """The face's own sound, held against the mouth generated for foreign speech and for silence: chance when none leaks."""
+_MOST_WEIGHED = 1000  # foreign speeches, drawn, for each face
 LEAST_FRAMES = 25  # one second: a shorter clip has no offset curve worth the name
 
 
@@ -197,7 +198,7 @@ def make_pairs(
     clips: Sequence[Clip], *, per_clip: int = 1, max_frames: int = 125, seed: int = 0
 ) -> list[Pair]:
     """Pair every clip with the speech of `per_clip` others, of other speakers, the longest that are free
-    first.
+    first; of more than a thousand others, of a thousand that are drawn.
 
     Args:
         clips: held-out clips; those under a second are left out.
@@ -216,8 +217,12 @@ def make_pairs(
     rng = np.random.default_rng(seed)
     pairs = []
     used = dict.fromkeys(range(len(usable)), 0)
-    for face in usable:
-        foreign = [i for i, clip in enumerate(usable) if clip.record.speaker != face.record.speaker]
+    _, speakers = np.unique([clip.record.speaker for clip in usable], return_inverse=True)
+    for face, speaker in zip(usable, speakers, strict=True):
+        others = np.flatnonzero(speakers != speaker)
+        if len(others) > _MOST_WEIGHED:
+            others = rng.choice(others, _MOST_WEIGHED, replace=False)
+        foreign = others.tolist()
         rng.shuffle(foreign)
         wanted = min(len(face), max_frames)
         # Long enough speech first, then speech that was used least: a short one would cut the face short.

@@ -11,18 +11,21 @@ A list written here says its layout in a line that begins with `#`, as do its se
 New lists follow the paper (section 4.2.2): each video with the sound of another one that is shorter than it, drawn at
 random; of another speaker, where a manifest names speakers. Which one is drawn depends on the seed and the two names
 alone (SHA-256 of them, the least wins), never on a library's random numbers: the same footage gives the same list for
-ever, and footage that is added changes few lines.
+ever, and footage that is added changes few lines. Of more than a thousand speeches that would do, the thousand are
+weighed that follow the face in the order of the hashes of single names, so that the work for a face is bounded.
 """
 
 import dataclasses
 import hashlib
 import heapq
-from bisect import bisect_left
+from bisect import bisect, bisect_left
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+import numpy as np
 
 from lipsmith.data.cutting import NEVER_FOR_SYNC
 from lipsmith.data.sources import VIDEO_SUFFIXES, Source, find_sources, read_file_lists, read_manifest
@@ -39,6 +42,7 @@ SOUND_SUFFIXES = frozenset((".wav", ".mp3", ".flac", ".m4a", ".aac", ".ogg", ".o
 _VIDEO_FOLDERS = ("", "videos", "video")
 _AUDIO_FOLDERS = ("", "audios", "audio", "wavs", "videos", "video")
 _LAYOUT_WORD = "layout"
+_MOST_WEIGHED = 1000
 
 
 @dataclass(frozen=True)
@@ -221,6 +225,12 @@ def draw_pairs(
         key=lambda video: video.audio_seconds,
     )
     lengths = [speech.audio_seconds for speech in speeches]
+    single = _ranking(seed, "")
+    in_order = sorted((single(speech.name), number) for number, speech in enumerate(speeches))
+    hashes, ring = [first for first, _ in in_order], np.array([number for _, number in in_order], np.int64)
+    known_speakers = {video.speaker for video in found} - {None}
+    number_of = {speaker: number for number, speaker in enumerate(known_speakers)}
+    speaker_of = np.array([number_of.get(speech.speaker, -1) for speech in speeches], np.int64)
     pairs: list[ListedPair] = []
     left_out: dict[str, str] = {}
     for face in found:
@@ -228,15 +238,12 @@ def draw_pairs(
             left_out[face.name] = f"it lasts less than {float(min_seconds):g} s"
             continue
         rank = _ranking(seed, face.name)
-        fitting = heapq.nsmallest(
-            per_video,
-            (
-                (rank(speech.name), speech.name)
-                for speech in speeches[: bisect_left(lengths, face.video_seconds)]
-                if speech.name != face.name
-                and (face.speaker is None or speech.speaker is None or speech.speaker != face.speaker)
-            ),
-        )
+        others = np.roll(ring, -bisect(hashes, single(face.name)))  # those that follow, itself at the end
+        others = others[others < bisect_left(lengths, face.video_seconds)]
+        if face.speaker is not None:
+            others = others[speaker_of[others] != number_of[face.speaker]]
+        names = (speeches[number].name for number in others[: max(_MOST_WEIGHED, per_video)])
+        fitting = heapq.nsmallest(per_video, ((rank(name), name) for name in names if name != face.name))
         if not fitting:
             left_out[face.name] = "no speech of somebody else is shorter than it"
             continue
