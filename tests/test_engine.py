@@ -68,6 +68,16 @@ def test_without_openvino_the_error_says_what_to_install(monkeypatch: pytest.Mon
         import_openvino()
 
 
+def test_a_container_s_quota_is_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    ops = import_openvino().opset13
+    numbers = ops.parameter([1, 4], np.float32, name="numbers")
+    model = import_openvino().Model([ops.relu(numbers)], [numbers], "positive")
+    for quota in (1, 2):
+        monkeypatch.setattr("lipsmith.engine.core_quota", lambda quota=quota: quota, raising=False)
+        assert compile_on_cpu(model).get_property("INFERENCE_NUM_THREADS") == quota
+        assert compile_on_cpu(model, threads=1).get_property("INFERENCE_NUM_THREADS") == 1
+
+
 def test_computes_in_float32() -> None:
     ov = import_openvino()
     ops = ov.opset13

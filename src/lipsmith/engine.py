@@ -13,7 +13,7 @@ from typing import Any
 
 from lipsmith.compiled import compiled_path, keep_compiled, read_compiled
 from lipsmith.errors import RuntimeUnavailableError
-from lipsmith.machine import is_learning_on
+from lipsmith.machine import core_quota, is_learning_on
 
 _IMPORT_LOCK = threading.RLock()
 _CONVERTER = "openvino.tools.ovc"
@@ -88,16 +88,18 @@ def compile_on_cpu(
 ) -> Any:
     """An `openvino.CompiledModel` of `model` (an `openvino.Model`) for the CPU, computed in float32.
 
-    `threads`: most threads to use; None leaves the number to OpenVINO (one a physical core). float32 is asked
-    for because on processors with bf16 instructions the default is bf16: other results on other machines, and
-    slower. `options` are further OpenVINO properties. `known_by`: a name that belongs to this very network, weights
-    included; with it the compiled network is kept for the next start (`lipsmith.compiled`), and `model` may be a
-    function that is called for the network only where none is kept.
+    `threads`: most threads to use; None leaves the number to OpenVINO (one a physical core), which knows no quotas of
+    containers: there it is the quota. float32 is asked for because on processors with bf16 instructions the default is
+    bf16: other results on other machines, and slower. `options` are further OpenVINO properties. `known_by`: a name
+    that belongs to this very network, weights included; with it the compiled network is kept for the next start
+    (`lipsmith.compiled`), and `model` may be a function that is called for the network only where none is kept.
 
     Raises:
         RuntimeUnavailableError: OpenVINO is not installed.
     """
     settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    if threads is None:
+        threads = core_quota()
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
     settings.update(options or {})

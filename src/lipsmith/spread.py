@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import cv2
 
 from lipsmith.errors import OutputError, RuntimeUnavailableError
+from lipsmith.machine import usable_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -44,7 +45,7 @@ def spread_work(
     """
     if ray is not None:
         return _on_ray(function, items, ray)
-    jobs = jobs or os.cpu_count() or 1
+    jobs = jobs or usable_cores()
     if os.name == "nt":
         jobs = min(jobs, _MOST_ON_WINDOWS)
     if jobs == 1:

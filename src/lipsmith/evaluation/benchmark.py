@@ -58,6 +58,7 @@ from lipsmith.evaluation.line_store import LineStore
 from lipsmith.evaluation.pairs import SOUND_SUFFIXES, ListedPair, PairList, find_media
 from lipsmith.evaluation.systems import CannotMakeError, Made, MakingOptions, System, make_video
 from lipsmith.faces.detect import resolve_detector
+from lipsmith.machine import usable_cores
 from lipsmith.provenance.identity import load_or_create_identity
 from lipsmith.spread import spread_work
 from lipsmith.training.environment import package_commit
@@ -449,7 +450,7 @@ def _spread(tasks: list[_Task], jobs: int, ray: str | None) -> Generator[_Outcom
     if ray is not None:
         tasks = [_with_threads(_for_cluster(task), 1) for task in tasks]
     elif jobs > 1:
-        tasks = [_with_threads(task, max(1, (os.cpu_count() or 1) // jobs)) for task in tasks]
+        tasks = [_with_threads(task, max(1, usable_cores() // jobs)) for task in tasks]
     return spread_work(
         _work, tasks, jobs=jobs, ray=ray, name_of=lambda task: f"{task.video.name} by {task.system.name}"
     )
@@ -546,7 +547,7 @@ def _tools(files: QualityFiles) -> QualityTools:
 
 def _num_processes(jobs: int | None, making: MakingOptions, num_tasks: int) -> int:
     is_on_cpu = making.device == "cpu" or (making.device == "auto" and making.runtime == "openvino")
-    wanted = jobs or ((os.cpu_count() or 1) if is_on_cpu else 1)
+    wanted = jobs or (usable_cores() if is_on_cpu else 1)
     return max(1, min(wanted, num_tasks))
 
 

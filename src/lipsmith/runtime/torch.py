@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lipsmith.errors import RuntimeUnavailableError, WeightsError
+from lipsmith.machine import core_quota
 from lipsmith.models.articulation import articulate
 from lipsmith.models.generators import BASELINES, build_generator
 from lipsmith.models.wav2lip import GENERATORS
@@ -45,9 +46,11 @@ class TorchGenerator:
     ) -> None:
         self._device = find_device(device)
         self.device = str(self._device)
+        on_cpu = self._device.type == "cpu"
+        if threads is None and on_cpu:
+            threads = core_quota()
         if threads is not None:
             torch.set_num_threads(threads)
-        on_cpu = self._device.type == "cpu"
         self._dtype = torch.float16 if self._device.type == "cuda" else torch.float32
         self._batch = BATCH_CPU if on_cpu else BATCH_GPU
         network = load_generator(Path(folder))

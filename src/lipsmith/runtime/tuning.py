@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from lipsmith.machine import processor_name, user_cache_folder
+from lipsmith.machine import processor_name, usable_cores, user_cache_folder
 
 FILE_NAME = "divisions.json"
 
@@ -58,11 +58,7 @@ def candidates(threads: int) -> list[Division]:
 
 def available_threads(threads: int | None) -> int:
     """`threads`, or the processors that this process may use."""
-    if threads is not None:
-        return threads
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return usable_cores() if threads is None else threads
 
 
 class Trial:
