@@ -215,6 +215,37 @@ def test_a_checkpoint_of_another_recipe_leaves_the_run_as_it_was(tmp_path: Path)
     assert (tmp_path / "environment.json").read_bytes() == environment
 
 
+def test_randomness_of_a_gpu_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = ExpertRecipe.model_validate({"task": "expert", "name": "e", "steps": 4})
+    states = {"cuda:0": torch.tensor([7], dtype=torch.uint8)}
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: states[str(device)].clone())
+    monkeypatch.setattr(
+        torch.cuda, "set_rng_state", lambda state, device: states.update({str(device): state})
+    )
+
+    def processes(device: str) -> Processes:
+        found = Processes()
+        found.device = torch.device(device)
+        return found
+
+    def drawn_after(device: str) -> int:
+        """What the GPU goes on with when a run is resumed on a device."""
+        states["cuda:0"] = torch.tensor([9], dtype=torch.uint8)
+        assert Run(tmp_path, recipe, processes(device), resume=True).load({})
+        return int(states["cuda:0"])
+
+    run = Run(tmp_path, recipe, processes("cuda:0"), resume=False)
+    run.save({})
+    assert drawn_after("cuda:0") == 7
+    assert drawn_after("cpu") == 9
+    # Of an earlier version, and of a run that had no GPU so far.
+    saved = torch.load(run.checkpoint_path, weights_only=True)
+    torch.save({name: value for name, value in saved.items() if name != "random_on_gpu"}, run.checkpoint_path)
+    assert drawn_after("cuda:0") == 9
+    Run(tmp_path, recipe, processes("cpu"), resume=True).save({})
+    assert drawn_after("cuda:0") == 9
+
+
 def test_a_list_of_sessions_that_a_full_disk_has_cut_off_ends_no_training(tmp_path: Path) -> None:
     part = {"part": nn.Linear(2, 2)}
     _run(tmp_path).save(part)

@@ -149,10 +149,15 @@ class Run:
             known = {entry.name for entry in fields(RunState)}
             self.state = RunState(**{name: value for name, value in saved["state"].items() if name in known})
             random = saved["random"]
+            random_on_gpu = saved.get("random_on_gpu", [])  # not in those of earlier versions
         self.state.parts = max(self.state.parts, self.recipe.parts)
         random = [random] if isinstance(random, torch.Tensor) else random  # of the first version
         if len(random) == self.processes.count:
             torch.set_rng_state(random[self.processes.index])
+        if len(random_on_gpu) == self.processes.count and self.processes.device.type == "cuda":
+            own = random_on_gpu[self.processes.index]
+            if own is not None:  # else it was computed on a CPU so far
+                torch.cuda.set_rng_state(own, self.processes.device)
         self.processes.from_main(self._go_on)
         return True
 
@@ -165,7 +170,14 @@ class Run:
         now = time.monotonic()
         self.state.seconds += now - self._started
         self._started = now
-        random = self.processes.gather(torch.get_rng_state())
+        device = self.processes.device
+        random = {
+            "random": self.processes.gather(torch.get_rng_state()),
+            # Each process computes on one GPU; dropout draws there.
+            "random_on_gpu": self.processes.gather(
+                torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+            ),
+        }
         self.processes.from_main(lambda: self._write_checkpoint(parts, random))
 
     def add(self, losses: Mapping[str, float]) -> None:
@@ -266,7 +278,7 @@ class Run:
         with self._usable_checkpoint():
             return torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)
 
-    def _write_checkpoint(self, parts: Mapping[str, Any], random: list[torch.Tensor]) -> None:
+    def _write_checkpoint(self, parts: Mapping[str, Any], random: Mapping[str, Any]) -> None:
         partial = self.checkpoint_path.with_suffix(".partial")
         try:
             self.state.log_bytes = self.log_path.stat().st_size if self.log_path.exists() else 0
@@ -274,7 +286,7 @@ class Run:
                 {
                     "parts": {name: part.state_dict() for name, part in parts.items()},
                     "state": dict(self.state.__dict__),
-                    "random": random,
+                    **random,
                 },
                 partial,
             )
