@@ -1294,14 +1294,14 @@ def _container_metadata(record: "SyncRecord") -> dict[str, str]:
     return container_metadata(record)
 
 
-def _signer(job: _Job, record: Callable[[], "SyncRecord"]) -> Callable[[Path], None]:
+def _signer(job: _Job, record: Callable[[], "SyncRecord"]) -> Callable[[Path], Callable[[], None]]:
     """What the writer calls with the finished, still hidden file; adds to the job's notes what a person should know."""
     from lipsmith.provenance.content_credentials import sign
 
     assert job.identity is not None
     identity = job.identity
 
-    def finalize(path: Path) -> None:
+    def finalize(path: Path) -> Callable[[], None]:
         try:
             with job.clock.working("sign"):
                 signature = sign(
@@ -1314,6 +1314,7 @@ def _signer(job: _Job, record: Callable[[], "SyncRecord"]) -> Callable[[Path], N
             job.notes.append(
                 f"{job.output.suffix} files cannot carry Content Credentials: they are in {signature.sidecar}."
             )
+        return signature.place
 
     return finalize
 

@@ -266,6 +266,13 @@ def test_finalize_sees_the_whole_hidden_file(tmp_path: Path) -> None:
     assert len(seen) == 1
 
 
+def test_what_finalize_returns_is_called_when_the_file_has_its_name(tmp_path: Path) -> None:
+    seen: list[bool] = []
+    path = tmp_path / "out.mp4"
+    write(path, at_rate(PAL, 3), finalize=lambda _: lambda: seen.append(path.exists()))
+    assert seen == [True]
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("where", ["frames", "finalize"])
 def test_a_failure_leaves_nothing_and_keeps_the_older_file(

@@ -1,3 +1,4 @@
+import gc
 import hashlib
 import json
 import os
@@ -197,6 +198,31 @@ def test_real_clips_of_every_container_are_ingredients(make_video, record, share
         assert signature.notes == ()
 
 
+def test_what_a_kill_leaves_is_no_pair_that_does_not_match(make_video, record, tmp_path):
+    source, final = make_video("source.mp4"), make_video("talk.mkv")
+    sign(final, record, parent=source)
+    assert inspect(final).credentials.state is CredentialsState.VALID
+    partial = make_video(".talk.partial-1.mkv", tagged=True)
+
+    signature = sign(partial, record, parent=source, output=final)
+    assert inspect(final).credentials is None  # the old video, and nothing that would speak of another one
+    partial.replace(final)
+    assert inspect(final).credentials is None
+    assert inspect(final).container is not None  # which says that it is synthetic
+    signature.place()
+    assert inspect(final).credentials.state is CredentialsState.VALID
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["source.mp4", "talk.c2pa", "talk.mkv"]
+
+
+def test_a_sidecar_whose_video_never_comes_vanishes(make_video, record, tmp_path):
+    source, partial = make_video("source.mp4"), make_video(".talk.partial-1.mkv")
+    signature = sign(partial, record, parent=source, output=tmp_path / "talk.mkv")
+    assert len(list(tmp_path.glob(".*.c2pa"))) == 1
+    del signature
+    gc.collect()
+    assert not list(tmp_path.glob("*.c2pa")) and not list(tmp_path.glob(".*.c2pa"))
+
+
 @pytest.mark.parametrize("suffix", [".mkv", ".avi"])
 def test_container_that_cannot_carry_a_manifest_gets_a_sidecar(make_video, record, suffix, tmp_path):
     partial = make_video(f".output.partial-1{suffix}", tagged=True)
@@ -209,6 +235,7 @@ def test_container_that_cannot_carry_a_manifest_gets_a_sidecar(make_video, recor
     assert signature.sidecar == sidecar_path(final) == tmp_path / "output.c2pa"
     assert partial.read_bytes() == before
     partial.rename(final)
+    signature.place()
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [
         *sorted(["output.c2pa", final.name]),
         "source.mp4",

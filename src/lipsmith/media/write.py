@@ -113,7 +113,8 @@ class VideoWriter:
         duration: Seconds of sound: longer sound is cut there, shorter filled up with silence. None: all of it.
         options: Encoder, quality, speed.
         metadata: Tags of the container, keys of any name.
-        finalize: Called with the finished, still hidden file, for instance to sign it.
+        finalize: Called with the finished, still hidden file, for instance to sign it. What it returns, if anything,
+            is called when the file has its name.
         colour: Colour tags of the source (`VideoStream.colour`), so that colours stay as they are in any player;
             None: BT.709 for HD, BT.601 below. Output is 8 bits, limited range.
         pixel_aspect: Width of a pixel in heights.
@@ -136,7 +137,7 @@ class VideoWriter:
         duration: Fraction | None = None,
         options: EncoderOptions | None = None,
         metadata: Mapping[str, str] | None = None,
-        finalize: Callable[[Path], None] | None = None,
+        finalize: Callable[[Path], Callable[[], None] | None] | None = None,
         colour: Colour | None = None,
         pixel_aspect: Fraction = Fraction(1),
         variable_rate: bool | None = None,
@@ -251,12 +252,13 @@ class VideoWriter:
                 self._container.mux(self._stream.encode(None))
                 container, self._container = self._container, None
                 container.close()
-            if self._finalize is not None:
-                self._finalize(self._partial)
+            named = None if self._finalize is None else self._finalize(self._partial)
             with self._output_errors():
                 self._partial.replace(self.path)
             self._closed = True
             self._forget.detach()
+            if named is not None:
+                named()
         except BaseException:
             self.abort()
             raise

@@ -18,9 +18,10 @@ import shutil
 import struct
 import tempfile
 import wave
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -81,10 +82,30 @@ _BUFFER_MB = 8
 
 @dataclass(frozen=True)
 class Signature:
-    """Where the manifest is: `sidecar` is None when in the file itself. `notes` are warnings for the user."""
+    """Where the manifest is: `sidecar` is None when in the file itself. `notes` are warnings for the user.
+
+    A sidecar of a file that has not its name yet waits under a hidden one for `place`, or vanishes with this object.
+    """
 
     sidecar: Path | None
     notes: tuple[str, ...] = ()
+    _waiting: Path | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self._waiting is not None:
+            weakref.finalize(self, self._waiting.unlink, missing_ok=True)
+
+    def place(self) -> None:
+        """Put the sidecar beside its file, once that has its name; `OutputError` where this fails."""
+        if self._waiting is None or self.sidecar is None:
+            return
+        try:
+            self._waiting.replace(self.sidecar)
+        except OSError as error:
+            raise OutputError(
+                f"The video is finished, but its Content Credentials cannot be put beside it as {self.sidecar}: "
+                f"{error.strerror or error}. Its tag says it is synthetic."
+            ) from error
 
     @property
     def is_embedded(self) -> bool:
@@ -121,7 +142,9 @@ def sign(
 
     `parent` is the source video (or picture), `speech` the recording that drives it; both may be of any
     format. `output` is the name that the file will get, when `path` is a temporary name in the same folder:
-    it gives the title and the name of a sidecar. `identity` defaults to this computer's own.
+    it gives the title and the name of a sidecar. A sidecar then is to be put in its place after the file was
+    (`Signature.place`), and an earlier one is gone, so that whatever a kill leaves is no pair that does not match.
+    `identity` defaults to this computer's own.
 
     The signed file replaces `path` in one step, after its signature and hash were checked; on any error
     `path` stays as it was. Memory does not grow with the file's length (mp4 and mov; a parent with a
@@ -152,7 +175,7 @@ def sign(
                     library, builder, [source for source in sources if source not in opaque]
                 )
                 if refused is None:
-                    return Signature(_write_signed(library, builder, identity, path, output), tuple(notes))
+                    return _write_signed(library, builder, identity, path, output, tuple(notes))
                 source, why = refused
                 opaque.append(source)
                 notes.append(
@@ -412,8 +435,10 @@ class _Watched:
         self._guard(self._file.flush)
 
 
-def _write_signed(library: Any, builder: Any, identity: Identity, path: Path, output: Path) -> Path | None:
-    """Sign `path` in place, or write the sidecar of `output`; returns the sidecar."""
+def _write_signed(
+    library: Any, builder: Any, identity: Identity, path: Path, output: Path, notes: tuple[str, ...]
+) -> Signature:
+    """Sign `path` in place, or write the sidecar of `output`."""
     partial = path.with_name(f".{path.stem}.signing-{secrets.token_hex(4)}{path.suffix}")
     try:
         with (
@@ -446,11 +471,17 @@ def _write_signed(library: Any, builder: Any, identity: Identity, path: Path, ou
             with suppress(OSError):  # of file systems without modes: shares, sticks, drives of Windows
                 shutil.copymode(path, partial)
             partial.replace(path)
-            return None
+            return Signature(None, notes)
         sidecar = sidecar_path(output)
         partial.write_bytes(manifest)
-        partial.replace(sidecar)
-        return sidecar
+        if output == path:
+            partial.replace(sidecar)
+            return Signature(sidecar, notes)
+        waiting = partial.with_suffix(".c2pa")
+        partial.replace(waiting)
+        signature = Signature(sidecar, notes, waiting)
+        sidecar.unlink(missing_ok=True)
+        return signature
     except OSError as error:
         raise OutputError(f"{output} could not be signed: {error.strerror or error}.") from error
     finally:
