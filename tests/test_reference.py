@@ -7,9 +7,13 @@ import pytest
 from lipsmith.compose.detail import detail_of
 from lipsmith.compose.masks import lower_face_mask
 from lipsmith.reference import (
+    AT_REST,
+    MouthChoice,
+    Sight,
     SteadyReference,
     StillReference,
     clip_references,
+    openness,
     place_reference,
     placed_references,
 )
@@ -73,18 +77,69 @@ def test_faces_without_contrast_stay_where_they_are() -> None:
     assert placed.misfit == 0
 
 
+def _with_mouth(face: np.ndarray, amplitude: int, *, blue: int = 0) -> np.ndarray:
+    """A face whose mouth is open by `amplitude` grey levels, about, and `blue` enough to be told from others."""
+    face = face.copy()
+    face[62:78, 36:60] = 90
+    face[62:70, 36:60] += np.uint8(amplitude)
+    face[70:78, 36:60] -= np.uint8(amplitude)
+    face[62:78, 36:60, 0] = 50 + blue
+    return face
+
+
+def _blue(shown: np.ndarray) -> float:
+    """Of a picture that shows a mouth of `_with_mouth`."""
+    return float(shown[66:74, 42:54, 0].mean()) - 50
+
+
 def test_one_reference_is_kept_while_the_pose_stays() -> None:
     scene = _scene()
-    faces = []
-    for k in range(6):
-        face = _view(scene, shift=(0.3 * k, 0))
-        face[64:80, 36:60] = 40 * k  # the mouth moves all the time
-        faces.append(face)
+    faces = [_with_mouth(_view(scene, shift=(0.3 * k, 0)), 30 + 2 * k, blue=30 * k) for k in range(6)]
     steady = SteadyReference()
-    shown = [steady.show(face) for face in faces]
-    for picture in shown:
-        assert picture[68:76, 42:54].mean() == pytest.approx(0, abs=3)  # the first mouth, six times
-    np.testing.assert_array_equal(np.stack(shown), clip_references("steady", np.stack(faces)))
+    for face in faces:
+        assert _blue(steady.show(face)) == pytest.approx(0, abs=3)  # the first mouth, six times
+
+
+def test_openness_is_what_edges_of_a_mouth_amount_to() -> None:
+    face = np.full((SIZE, SIZE, 3), 90, np.uint8)
+    assert openness(face) == 0
+    face[:70] = 130  # rows 56 to 81 of 28 to 69: one edge of 40 levels, of weight 4, in two rows of 26
+    assert openness(face) == pytest.approx(40 * 4 * 2 / 26 / ((14 * 130 + 12 * 90) / 26 + 10), rel=1e-3)
+
+
+def test_choices_rank_mouths_by_how_open_they_are() -> None:
+    values = [0.5, 0.1, 0.4, 0.2, 0.3]
+    assert AT_REST.ordered(values)[:3] == [3, 1, 4]  # the second least open of five, then its neighbours
+    assert MouthChoice(rank=1, better=1.3).ordered(values) == [0, 2, 4, 3, 1]
+    assert AT_REST.ordered([0.7]) == [0]
+
+
+def test_of_the_faces_that_follow_the_one_whose_mouth_is_at_rest_is_kept() -> None:
+    face = _view(_scene())
+    turned = _view(_scene(1))  # another pose
+    amplitudes = [60, 20, 5, 50, 10, 30]
+    faces = [_with_mouth(face, a, blue=8 * k) for k, a in enumerate(amplitudes)]
+    ahead = [Sight(_with_mouth(turned, 8)), *map(Sight, faces[1:])]
+    shown = SteadyReference().show(faces[0], ahead=ahead)
+    assert _blue(shown) == pytest.approx(8 * 4, abs=2)  # 5, 8, 10, 20, …: of seven the third
+    for picture in clip_references("steady", np.stack(faces)):
+        assert _blue(picture) == pytest.approx(8 * 4, abs=2)  # of six the second
+
+
+def test_where_none_of_the_faces_ahead_has_the_pose_the_own_is_kept() -> None:
+    face, turned = _with_mouth(_view(_scene()), 60, blue=100), _view(_scene(1))
+    ahead = [Sight(_with_mouth(turned, k)) for k in range(12)]
+    assert _blue(SteadyReference().show(face, ahead=ahead)) == pytest.approx(100, abs=3)
+
+
+def test_an_open_mouth_gives_way_to_one_at_rest_that_comes_later() -> None:
+    face = _view(_scene())
+    steady = SteadyReference()
+    assert _blue(steady.show(_with_mouth(face, 60))) == pytest.approx(0, abs=3)
+    assert _blue(steady.show(_with_mouth(face, 50, blue=150))) == pytest.approx(0, abs=3)  # hardly less open
+    shown = [_blue(steady.show(_with_mouth(face, 5, blue=100))) for _ in range(6)]
+    np.testing.assert_allclose(shown, [20, 40, 60, 80, 100, 100], atol=3)
+    assert _blue(steady.show(_with_mouth(face, 60, blue=150))) == pytest.approx(100, abs=3)
 
 
 def test_a_new_pose_gets_its_own_reference_and_an_old_one_comes_back() -> None:

@@ -18,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from fractions import Fraction
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -52,7 +51,7 @@ from lipsmith.media.read import TimedPicture, read_pictures, read_sample_blocks
 from lipsmith.media.write import EncoderOptions, VideoWriter, require_encoder, require_output
 from lipsmith.picture import ArrayPicture, Picture, face_in
 from lipsmith.prefetch import Prefetch, close_iterator
-from lipsmith.reference import kept_reference
+from lipsmith.reference import LOOK_AHEAD_SECONDS, SharpFace, Sight, kept_reference
 from lipsmith.runtime.base import GeneratorRuntime, resolve_runtime
 from lipsmith.timebase import SAMPLE_RATE_HZ, SILENCE, TRAINING_RATE_HZ, WINDOW_SECONDS, window_start
 from lipsmith.timeline import (
@@ -78,6 +77,8 @@ _KEPT_BYTES = 128 * 2**20
 # Frames kept while the faces run ahead, and the longest video that is worth a try: a failed one has to begin again.
 _AHEAD_BYTES = 224 * 2**20
 _ONE_PASS_SECONDS = 300
+# Frames kept while a mouth at rest is looked for among those that come.
+_COMING_BYTES = 64 * 2**20
 # Frames that go through a stage together. About six times as many are in memory at once.
 _BATCH_BYTES = 24 * 2**20
 _LARGEST_BATCH = 8
@@ -429,7 +430,8 @@ class LipSyncer:
         windows = LiveWindowStream(blocks) if close_in_silence else WindowStream(blocks)
         lead, clock = self._lead(None), _Clock()
         try:
-            with closing(self._shown(self._array_works(frames, tracker, rate), 1, clock)) as shown:
+            works = self._cropped(self._array_works(frames, tracker, rate), clock)
+            with closing(self._shown(_alone(works), 1, clock)) as shown:
                 for batch in shown:
                     if batch[0].box is None:  # it keeps its place in time all the same
                         windows.batch([window_start(batch[0].time, lead)])
@@ -751,7 +753,9 @@ class LipSyncer:
         """Second pass: each of `works` with its image composed. The caller encodes in its own thread."""
         with (
             Prefetch(works, 2, "frames") as sourced,
-            Prefetch(self._shown(sourced, batch_size, clock), 1, "crop") as shown,
+            Prefetch(
+                self._shown(_looking_ahead(self._cropped(sourced, clock)), batch_size, clock), 1, "crop"
+            ) as shown,
             Prefetch(
                 (self._generate(batch, windows, lead, clock) for batch in shown), 1, "generate"
             ) as faces,
@@ -761,32 +765,44 @@ class LipSyncer:
         ):
             yield from done
 
-    def _shown(
-        self, works: Iterable["_Work"], batch_size: int, clock: "_Clock"
-    ) -> Generator[list["_Work"], None, None]:
-        """Batches of frames, with what the generator sees of those that have a face."""
-        iterator = iter(works)
-        kept = kept_reference(self.card.reference)
-        shot = 0
+    def _cropped(self, works: Iterable["_Work"], clock: "_Clock") -> Generator["_Work", None, None]:
+        """Frames with their faces."""
         try:
-            while batch := list(islice(iterator, batch_size)):
-                for work in batch:
-                    if work.box is None:
-                        continue
+            for work in works:
+                if work.box is not None:
                     with clock.working("crop"):
                         work.crop = self.crop_rule.crop(work.box)
                         work.shown = work.reference = face_in(work.picture, work.crop)
-                        if kept is not None:
-                            if work.shot != shot:
-                                kept.reset()
-                            shot = work.shot
-                            work.reference = kept.show(
-                                work.shown, partial(_sharp_face, work.picture, work.crop)
-                            )
-                            work.lent = kept.lent
-                yield batch
+                yield work
         finally:
             close_iterator(works)
+
+    def _shown(
+        self,
+        works: Generator[tuple["_Work", Sequence["_Work"]], None, None],
+        batch_size: int,
+        clock: "_Clock",
+    ) -> Generator[list["_Work"], None, None]:
+        """Batches of frames, with what the generator sees of those that have a face; each comes with those after it."""
+        kept = kept_reference(self.card.reference)
+        shot = 0
+        with closing(works):
+            while batch := list(islice(works, batch_size)):
+                for work, coming in batch:
+                    if work.shown is None or kept is None:
+                        continue
+                    with clock.working("crop"):
+                        if work.shot != shot:
+                            kept.reset()
+                        shot = work.shot
+                        ahead = [
+                            Sight(other.shown, _sharp(other))
+                            for other in coming
+                            if other.shot == shot and other.shown is not None
+                        ]
+                        work.reference = kept.show(work.shown, _sharp(work), ahead)
+                        work.lent = kept.lent
+                yield [work for work, _ in batch]
 
     def _generate(
         self, batch: list["_Work"], windows: WindowStream, lead: Fraction, clock: "_Clock"
@@ -866,9 +882,49 @@ class LipSyncer:
         return warnings
 
 
-def _sharp_face(picture: Picture, crop: Crop) -> Image:
-    """The face at the resolution at which it lends its detail."""
-    return face_in(picture, replace(crop, size=detail_side(crop.width, crop.height, crop.size)))
+def _sharp(work: "_Work") -> SharpFace:
+    """The face of a frame at the resolution at which it lends its detail, made when it is asked for."""
+    picture, crop = work.picture, work.crop
+    assert crop is not None
+
+    def face() -> Image:
+        return face_in(picture, replace(crop, size=detail_side(crop.width, crop.height, crop.size)))
+
+    return face
+
+
+def _alone(works: Iterator["_Work"]) -> Generator[tuple["_Work", Sequence["_Work"]], None, None]:
+    """Each frame as if none came after it: a live one cannot wait."""
+    try:
+        for work in works:
+            yield work, ()
+    finally:
+        close_iterator(works)
+
+
+def _looking_ahead(works: Iterator["_Work"]) -> Generator[tuple["_Work", Sequence["_Work"]], None, None]:
+    """Each frame with those of the next `LOOK_AHEAD_SECONDS`, as far as `_COMING_BYTES` can hold them."""
+    coming: deque[_Work] = deque()
+    is_over = False
+    try:
+        while True:
+            while not is_over and (
+                len(coming) < 2
+                or (
+                    coming[-1].time - coming[0].time < LOOK_AHEAD_SECONDS
+                    and len(coming) * coming[0].picture.nbytes < _COMING_BYTES
+                )
+            ):
+                work = next(works, None)
+                if work is None:
+                    is_over = True
+                else:
+                    coming.append(work)
+            if not coming:
+                return
+            yield coming.popleft(), tuple(coming)
+    finally:
+        close_iterator(works)
 
 
 def to_network(crops: Sequence[Image]) -> FloatArray:

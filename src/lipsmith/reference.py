@@ -2,9 +2,9 @@
 
 The published system shows the current frame as the reference. Its mouth then shines through: what the person
 says in the video is seen again in the result, above all while nobody speaks. The `steady` form hides it: one
-earlier frame of a similar pose lends its lower face, laid on the current frame's, and is kept for as long as the
-head stays near that pose. The one implementation for training, inference and evaluation; faces are crops,
-S × S × 3 uint8 BGR.
+frame of a similar pose lends its lower face, laid on the current frame's, and is kept for as long as the head stays
+near that pose: one whose mouth is at rest, of the frames of the next second where they are known. The one
+implementation for training, inference and evaluation; faces are crops, S × S × 3 uint8 BGR.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +19,7 @@ from lipsmith.compose.detail import LentDetail, detail_of
 from lipsmith.compose.masks import lower_face_mask
 from lipsmith.conditioning import ReferenceForm, lower_half_start
 from lipsmith.geometry import Image, resize
+from lipsmith.timebase import TRAINING_RATE_HZ
 
 Warp = NDArray[np.float32]  # 2 × 3: pixels of the face → pixels of the reference
 SharpFace = Callable[[], Image]  # the same face crop at a higher resolution, made when it is asked for
@@ -41,6 +42,12 @@ _FADED = (
 )
 _MOST_TRIED = 2
 _FADE_FRAMES = 4
+
+LOOK_AHEAD_SECONDS = 1
+"""How far ahead of a frame a mouth at rest is looked for where frames are known before they are shown."""
+_MOUTH = (0.58, 0.85, 0.29, 0.71)  # rows from, to, columns from, to; shares of the side
+_DARK = 10.0  # grey levels: of darker mouths edges are noise
+_MOST_JUDGED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,53 @@ def place_reference(reference: Image, face: Image, start: Warp | None = None) ->
         start: A first guess of the alignment, that of the frame before.
     """
     return _placed(_Measured.of(reference), _Measured.of(face), start)
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """A face, and how to see it sharply: `sharp` is asked only where the face is kept."""
+
+    face: Image
+    sharp: SharpFace | None = None
+
+
+def openness(face: Image) -> float:
+    """How much shows of the inside of a mouth, 0 for none: edges of lips, teeth and shade, over its brightness.
+
+    Lips that rest have hardly any edges from top to bottom. To be compared between faces of one person only.
+    """
+    size = face.shape[0]
+    top, bottom, left, right = (round(share * size) for share in _MOUTH)
+    grey = cv2.cvtColor(np.ascontiguousarray(face[top:bottom, left:right]), cv2.COLOR_BGR2GRAY)
+    edges = cv2.Sobel(grey, cv2.CV_16S, 0, 1)
+    return cv2.norm(edges, cv2.NORM_L1) / edges.size / (cv2.mean(grey)[0] + _DARK)
+
+
+@dataclass(frozen=True, slots=True)
+class MouthChoice:
+    """Which mouths are kept.
+
+    Attributes:
+        rank: Of the faces to choose from, ordered by `openness`: 0 is the least open one, 1 the widest.
+        better: Times the openness of the one that is kept: a face beyond that takes its place.
+    """
+
+    rank: float
+    better: float
+
+    def ordered(self, values: Sequence[float]) -> list[int]:
+        """Places of the faces with these openness values, the most wanted first."""
+        order = np.argsort(values, kind="stable")
+        wanted = round(self.rank * (len(order) - 1))
+        return [int(order[i]) for i in np.argsort(np.abs(np.arange(len(order)) - wanted), kind="stable")]
+
+    def is_better(self, value: float, kept: float) -> bool:
+        """Whether a face so open is to take the place of one that is `kept`."""
+        return value < self.better * kept if self.better < 1 else value > self.better * kept
+
+
+AT_REST = MouthChoice(rank=0.25, better=0.7)
+"""Not the least open: lips pressed together, as for an m, are no rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +252,7 @@ def _light(face: Image) -> tuple[Sequence[float], float]:
 class _Entry:
     face: _Measured
     pose: NDArray[np.float32]
+    openness: float
     detail: NDArray[np.uint8] | None
     warp: Warp | None = None
 
@@ -205,15 +260,17 @@ class _Entry:
 class SteadyReference:
     """Keeps references of one person through one shot, and shows the right one; memory is bounded.
 
-    The first face is the first reference. It stays while the head is near its pose; when another kept reference
-    is much nearer, that takes over within a few frames; in a pose never seen, the current face is kept too. What was
-    kept in a fade gives way as soon as the picture has more contrast.
+    The first face, or one of those that follow, is the first reference: the one whose mouth `choice` wants. It stays
+    while the head is near its pose; when another kept reference is much nearer, that takes over within a few frames; in
+    a pose never seen, one more is kept likewise. What was kept in a fade gives way as soon as the picture has more
+    contrast, and a mouth to one that the choice wants much more.
 
     `lent` is the detail of the frame that the reference shown last was made of; None where `show` was given no sharp
     faces.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, choice: MouthChoice = AT_REST) -> None:
+        self.choice = choice
         self.lent: LentDetail | None = None
         self._entries: list[_Entry] = []
         self._current: _Entry | None = None
@@ -226,20 +283,24 @@ class SteadyReference:
         self._current = self._previous = self.lent = None
         self._fade = 0
 
-    def show(self, face: Image, sharp: SharpFace | None = None) -> Image:
+    def show(self, face: Image, sharp: SharpFace | None = None, ahead: Sequence[Sight] = ()) -> Image:
         """What the generator sees beside the next `face`; always a new array.
 
-        `sharp` is asked only where the face is kept.
+        `ahead` are the faces that follow in the same shot, about `LOOK_AHEAD_SECONDS` of them, as far as known.
         """
-        measured = _Measured.of(face)
+        measured, now = _Measured.of(face), Sight(face, sharp)
         if self._current is None:
-            self._current = self._keep(measured, sharp)
-        if _is_faded(self._current, measured):
-            self._entries = [entry for entry in self._entries if not _is_faded(entry, measured)]
-            self._change_to(self._keep(measured, sharp))
+            self._current = self._keep(measured, now, ahead)
+        if _is_faded(self._current.face, measured):
+            self._entries = [entry for entry in self._entries if not _is_faded(entry.face, measured)]
+            self._change_to(self._keep(measured, now, ahead))
         placed = self._place(self._current, measured)
         if placed.misfit > _SAME_POSE:
-            placed = self._look_for_another(measured, placed, sharp)
+            placed = self._look_for_another(measured, placed, now, ahead)
+        elif not self._fade and self.choice.is_better(openness(face), self._current.openness):
+            self._entries = [entry for entry in self._entries if entry is not self._current]
+            self._change_to(self._keep(measured, now))
+            placed = self._place(self._current, measured)
         share = self._fade / (_FADE_FRAMES + 1) if self._previous is not None else 0.0
         detail = self._current.detail
         self.lent = None if detail is None else LentDetail(detail, placed.warp, (1 - share) * placed.contrast)
@@ -250,7 +311,7 @@ class SteadyReference:
         return np.asarray(cv2.addWeighted(placed.image, 1 - share, before, share, 0), np.uint8)
 
     def _look_for_another(
-        self, face: _Measured, placed: PlacedReference, sharp: SharpFace | None
+        self, face: _Measured, placed: PlacedReference, now: Sight, ahead: Sequence[Sight]
     ) -> PlacedReference:
         """Change to the reference that fits better than the current one, if there is one."""
         pose = _pose(face.image)
@@ -261,7 +322,7 @@ class SteadyReference:
         if entry is None or best.misfit > _BETTER * placed.misfit:
             if min(best.misfit, placed.misfit) <= _NEW_POSE or len(self._entries) >= _MOST_KEPT:
                 return placed
-            entry = self._keep(face, sharp)
+            entry = self._keep(face, now, ahead)
             best = self._place(entry, face)
         self._change_to(entry)
         return best
@@ -274,15 +335,24 @@ class SteadyReference:
         entry.warp = placed.warp
         return placed
 
-    def _keep(self, face: _Measured, sharp: SharpFace | None) -> _Entry:
-        kept = replace(face, image=face.image.copy())
-        detail = None if sharp is None else detail_of(sharp())
-        self._entries.append(_Entry(kept, _pose(kept.image), detail))
+    def _keep(self, face: _Measured, now: Sight, ahead: Sequence[Sight] = ()) -> _Entry:
+        """Keep the face of the pose of `face` whose mouth is wanted most, of `now` and those `ahead`."""
+        sights = [now, *ahead]
+        values = [openness(sight.face) for sight in sights]
+        chosen, sight = face, now
+        for place in self.choice.ordered(values)[:_MOST_JUDGED]:
+            other = _Measured.of(sights[place].face)
+            if place == 0 or (not _is_faded(other, face) and _placed(other, face, None).misfit <= _SAME_POSE):
+                chosen, sight = other, sights[place]
+                break
+        kept = replace(chosen, image=chosen.image.copy())
+        detail = None if sight.sharp is None else detail_of(sight.sharp())
+        self._entries.append(_Entry(kept, _pose(kept.image), openness(kept.image), detail))
         return self._entries[-1]
 
 
-def _is_faded(entry: _Entry, face: _Measured) -> bool:
-    return face.spread > _FADED * entry.face.spread + 1  # a grey level of noise is no contrast
+def _is_faded(kept: _Measured, face: _Measured) -> bool:
+    return face.spread > _FADED * kept.spread + 1  # a grey level of noise is no contrast
 
 
 def _pose(face: Image) -> NDArray[np.float32]:
@@ -302,7 +372,7 @@ class StillReference:
         """Forget everything: a new shot."""
         self._first = None
 
-    def show(self, face: Image, sharp: SharpFace | None = None) -> Image:
+    def show(self, face: Image, sharp: SharpFace | None = None, ahead: Sequence[Sight] = ()) -> Image:
         """What the generator sees beside the next `face`."""
         if self._first is None:
             self._first = face.copy()
@@ -315,9 +385,15 @@ def kept_reference(form: ReferenceForm) -> SteadyReference | StillReference | No
 
 
 def clip_references(form: ReferenceForm, faces: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """What inference shows beside each of the `faces` (T, S, S, 3) of one shot, in order."""
+    """What inference shows beside each of the `faces` (T, S, S, 3) of one shot of 25 frames a second, in order."""
     kept = kept_reference(form)
-    return faces if kept is None else np.stack([kept.show(face) for face in faces])
+    if kept is None:
+        return faces
+    count = int(LOOK_AHEAD_SECONDS * TRAINING_RATE_HZ)
+    sights = [Sight(face) for face in faces]
+    return np.stack(
+        [kept.show(face, ahead=sights[index + 1 : index + count]) for index, face in enumerate(faces)]
+    )
 
 
 def placed_references(
