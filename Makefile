@@ -61,7 +61,8 @@ weights: $(VENV)/.dev  ## Train the default weights again: make weights CLIPS=FO
 	$(TRAIN) recipes/refinement.yaml --expert $(RUNS)/expert --initial $(RUNS)/generator --output $(RUNS)/refinement
 	$(TRAIN) recipes/relighting.yaml --expert $(RUNS)/expert --initial $(RUNS)/refinement --output $(RUNS)/relighting
 	$(TRAIN) recipes/amplification.yaml --expert $(RUNS)/expert --initial $(RUNS)/relighting --output $(RUNS)/amplification
-	$(BIN)/lipsmith export $(RUNS)/amplification --precision fp16 --data $(RUNS)/prepared --output $(RUNS)/weights/default
+	$(TRAIN) recipes/pairing.yaml --expert $(RUNS)/expert --initial $(RUNS)/amplification --output $(RUNS)/pairing
+	$(BIN)/lipsmith export $(RUNS)/pairing --precision fp16 --data $(RUNS)/prepared --output $(RUNS)/weights/default
 	$(BIN)/lipsmith export $(RUNS)/expert --data $(RUNS)/prepared --precision fp16 --output $(RUNS)/weights/expert
 	$(BIN)/lipsmith export $(RUNS)/judge --data $(RUNS)/prepared --precision fp16 --output $(RUNS)/weights/judge
 	$(BIN)/python -m lipsmith.evaluation $(RUNS)/weights/default --judge $(RUNS)/judge --data $(RUNS)/prepared \

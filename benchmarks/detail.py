@@ -12,7 +12,7 @@ that flickers has more than the real one. Milliseconds are processor time of the
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -27,11 +27,22 @@ from lipsmith.faces.detect import FaceDetector
 from lipsmith.geometry import Box, Image
 from lipsmith.media.read import read_frames, read_samples
 from lipsmith.pipeline import LipSyncer, SyncOptions
-from lipsmith.reference import SteadyReference
+from lipsmith.reference import SharpFace, Sight, SteadyReference
 from lipsmith.timebase import SAMPLE_RATE_HZ
 
 EVERY = 6
 WAYS = ("with", "without")
+
+
+def _lending_nothing(show: Callable[..., Image]) -> Callable[..., Image]:
+    """`SteadyReference.show` without any sharp faces."""
+
+    def shown(
+        self: SteadyReference, face: Image, sharp: SharpFace | None = None, ahead: Sequence[Sight] = ()
+    ) -> Image:
+        return show(self, face, None, [Sight(sight.face) for sight in ahead])
+
+    return shown
 
 
 @contextmanager
@@ -39,7 +50,7 @@ def lending(way: str) -> Iterator[None]:
     """References lend their detail inside, or do not."""
     show = SteadyReference.show
     if way == "without":
-        SteadyReference.show = lambda self, face, sharp=None: show(self, face)  # type: ignore[method-assign]
+        SteadyReference.show = _lending_nothing(show)  # type: ignore[method-assign]
     try:
         yield
     finally:

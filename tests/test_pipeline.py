@@ -44,7 +44,7 @@ RATE = Fraction(30000, 1001)
 class Runtime:
     """Returns the reference, or a grey face; remembers what it heard and saw, and how many faces came at once."""
 
-    name, device, face_size = "fake", "cpu", SIZE
+    name, device, face_size, num_references = "fake", "cpu", SIZE, 1
 
     def __init__(self, *, grey=False):
         self.grey = grey
@@ -229,6 +229,37 @@ def test_steady_references_show_one_mouth_of_each_shot(studio):
     np.testing.assert_allclose([seen_mouth(face) for face in studio.runtime.references], 4, atol=0.2)
 
 
+def test_a_pair_shows_a_mouth_at_rest_and_the_widest_and_the_first_is_pasted_beside(studio):
+    from .mouths import seen_mouth, show_mouth
+
+    studio.card = replace(CARD, reference="pair")
+    smooth = cv2.GaussianBlur(make_frame(0).picture.image, (0, 0), 6).astype(np.float32)
+    scene = np.clip((smooth - smooth.mean()) * 8 + 128, 1, 255).astype(np.uint8)
+    for index in range(30):
+        image = scene.copy()
+        image[16:20, 30:60] = 1  # nothing white lies over the face
+        show_mouth(image, (index + 7) % 15)
+        studio.frames[index] = TimedPicture(index, index / RATE, ArrayPicture(image))
+
+    class Seeing(Runtime):
+        num_references = 2
+
+        def generate(self, mels, faces):
+            self.references += list(faces[:, 3:].copy())
+            return faces[:, 3:6].copy()  # says nothing new: the mouth at rest
+
+    studio.runtime = Seeing()
+    studio.sync()
+    shown = studio.runtime.references
+    assert {face.shape for face in shown} == {(6, SIZE, SIZE)}
+    at_rest, opened = ([seen_mouth(face[part]) for face in shown] for part in (slice(0, 3), slice(3, 6)))
+    assert np.ptp(at_rest) < 0.2 and np.ptp(opened) < 0.2
+    assert 2 < at_rest[0] < 6 and opened[0] > 13
+    # In the output all mouths are the one at rest.
+    written = [image[56:60, 46:50, 0].mean() for image in studio.written.frames]
+    assert np.ptp(written) < 3
+
+
 def test_each_frame_hears_its_own_window(studio):
     studio.samples = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
     studio.sync(close_in_silence=False)
@@ -267,6 +298,20 @@ def test_the_mouth_moves_as_far_as_is_asked_or_as_the_card_says(monkeypatch):
         syncer.sync("v.mp4", "a.wav", "o.mp4", options=SyncOptions(articulation=2))
     with pytest.raises(errors.InputError):
         syncer.sync("v.mp4", "a.wav", "o.mp4", options=SyncOptions(articulation=1.5))
+
+
+def test_a_card_that_promises_other_references_than_the_network_sees_is_refused(monkeypatch):
+    closed = []
+    runtime = Runtime()
+    runtime.close = lambda: closed.append(True)
+    monkeypatch.setattr(
+        "lipsmith.weights.resolve", lambda model: (replace(CARD, reference="pair"), Path("w"))
+    )
+    monkeypatch.setattr("lipsmith.pipeline.resolve_detector", lambda name: None)
+    monkeypatch.setattr("lipsmith.pipeline.resolve_runtime", lambda *_, **__: runtime)
+    with pytest.raises(errors.WeightsError, match=r"fake see 1 references .* reference = 'pair'"):
+        LipSyncer.load("w")
+    assert closed == [True]
 
 
 def test_where_nobody_speaks_the_generator_hears_silence(studio):

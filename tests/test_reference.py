@@ -9,6 +9,7 @@ from lipsmith.compose.masks import lower_face_mask
 from lipsmith.reference import (
     AT_REST,
     MouthChoice,
+    PairedReference,
     Sight,
     SteadyReference,
     StillReference,
@@ -16,6 +17,8 @@ from lipsmith.reference import (
     openness,
     place_reference,
     placed_references,
+    references_elsewhere,
+    views_of,
 )
 
 SIZE = 96
@@ -126,6 +129,37 @@ def test_of_the_faces_that_follow_the_one_whose_mouth_is_at_rest_is_kept() -> No
         assert _blue(picture) == pytest.approx(8 * 4, abs=2)  # of six the second
 
 
+def test_a_pair_is_a_mouth_at_rest_and_the_widest() -> None:
+    face = _view(_scene())
+    faces = np.stack([_with_mouth(face, a, blue=8 * k) for k, a in enumerate([60, 20, 5, 50, 10, 30])])
+    shown = clip_references("pair", faces)
+    assert shown.shape == (6, SIZE, SIZE, 6)
+    for at_rest, opened in map(views_of, shown):
+        assert _blue(at_rest) == pytest.approx(8 * 4, abs=2)
+        assert _blue(opened) == pytest.approx(0, abs=2)
+    # Of another moment: half of the clip away, and the widest that is ten frames away.
+    many = np.stack([_with_mouth(face, 2 * k, blue=8 * k) for k in range(24)])
+    elsewhere = references_elsewhere("pair", many)
+    at_rest, opened = views_of(elsewhere[0])
+    assert (_blue(at_rest), _blue(opened)) == pytest.approx((8 * 12, 8 * 23), abs=2)
+    assert _blue(views_of(elsewhere[20])[1]) == pytest.approx(8 * 10, abs=2)
+    np.testing.assert_array_equal(references_elsewhere("steady", many)[0], at_rest)
+
+
+def test_a_pair_keeps_two_frames_details_and_forgets_both() -> None:
+    face = _view(_scene())
+    kept = PairedReference()
+    sights = [Sight(one, lambda one=one: one) for one in (_with_mouth(face, a) for a in (20, 60, 5, 30))]
+    kept.show(sights[0].face, sights[0].sharp, sights[1:])
+    np.testing.assert_array_equal(kept.lent[0].values, detail_of(sights[0].face))  # the second least open
+    np.testing.assert_array_equal(kept.lent[1].values, detail_of(sights[1].face))
+    for lent in kept.lent:
+        assert lent.reference.shape == (SIZE, SIZE, 3)
+    kept.reset()
+    assert kept.lent == ()
+    assert np.abs(kept.show(_view(_scene(1)))[..., 3:].astype(int) - _view(_scene(1))).max() <= 1
+
+
 def test_where_none_of_the_faces_ahead_has_the_pose_the_own_is_kept() -> None:
     face, turned = _with_mouth(_view(_scene()), 60, blue=100), _view(_scene(1))
     ahead = [Sight(_with_mouth(turned, k)) for k in range(12)]
@@ -166,16 +200,16 @@ def test_what_is_kept_lends_its_detail() -> None:
 
     kept = SteadyReference()
     kept.show(near, sharp)
-    assert kept.lent is not None and kept.lent.values.shape == (200, 200, 3)
-    np.testing.assert_array_equal(kept.lent.values, detail_of(sharp()))
+    assert kept.lent[0].values.shape == (200, 200, 3)
+    np.testing.assert_array_equal(kept.lent[0].values, detail_of(sharp()))
     kept.show(far, sharp)
     assert asked == [0, 1]  # once by the reference, once by this test
-    np.testing.assert_allclose(kept.lent.warp, place_reference(near, far).warp, atol=0.05)
-    assert kept.lent.strength == pytest.approx(1, abs=0.1)
+    np.testing.assert_allclose(kept.lent[0].warp, place_reference(near, far).warp, atol=0.05)
+    assert kept.lent[0].strength == pytest.approx(1, abs=0.1)
     kept.reset()
-    assert kept.lent is None
+    assert kept.lent == ()
     kept.show(near)
-    assert kept.lent is None
+    assert kept.lent == ()
 
 
 def test_a_change_of_references_fades_their_detail_in() -> None:
@@ -184,7 +218,7 @@ def test_a_change_of_references_fades_their_detail_in() -> None:
     strengths = []
     for _ in range(6):
         kept.show(_view(scenes[1]), lambda: _view(scenes[1]))
-        strengths.append(kept.lent.strength)
+        strengths.append(kept.lent[0].strength)
     np.testing.assert_allclose(strengths, [0.2, 0.4, 0.6, 0.8, 1, 1], atol=0.02)
 
 

@@ -36,7 +36,7 @@ CARD = WeightCard(
 class Runtime:
     """Paints the loudness that it hears into the lower face; remembers what it heard."""
 
-    name, device, face_size = "fake", "cpu", SIZE
+    name, device, face_size, num_references = "fake", "cpu", SIZE, 1
 
     def __init__(self):
         self.heard = []

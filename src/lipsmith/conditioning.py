@@ -12,10 +12,13 @@ from lipsmith.geometry import LUMA_BGR
 
 FloatArray = NDArray[np.float32]
 
-ReferenceForm = Literal["frame", "steady", "still"]
+ReferenceForm = Literal["frame", "steady", "pair", "still"]
 """`frame`: the reference is the current frame itself at inference, another moment in training (paper, 3.4); `steady`:
-a frame kept while the pose stays, see `lipsmith.reference`; `still`: one frame for a whole shot, of baselines that make
-a still picture speak."""
+a frame kept while the pose stays, see `lipsmith.reference`; `pair`: two such frames, one whose mouth is at rest and one
+whose mouth is open; `still`: one frame for a whole shot, of baselines that make a still picture speak."""
+
+NUM_REFERENCES: dict[ReferenceForm, int] = {"frame": 1, "steady": 1, "pair": 2, "still": 1}
+"""How many faces a generator sees beside the masked one."""
 
 PaintedRegion = Literal["lower half", "face"]
 """What of the crop a generator makes anew: the lower half, its pose given by the upper one; or, of a still picture that
@@ -89,10 +92,14 @@ def veiled(faces: FloatArray, seen: FloatArray) -> FloatArray:
 
 
 def generator_faces(shown: FloatArray, references: FloatArray, seen: FloatArray) -> FloatArray:
-    """What a generator is given at inference, (n, 6, S, S): the targets, lower halves hidden, then the references.
+    """What a generator is given at inference: the targets, lower halves hidden, then the references.
 
     Args:
-        shown, references: (n, 3, S, S) BGR, 0 to 1.
+        shown: (n, 3, S, S) BGR, 0 to 1.
+        references: (n, 3, S, S), or of the form `pair` (n, 6, S, S).
         seen: the `visibility` of `shown`; what is generated is to be `veiled` by it.
+
+    Returns:
+        (n, 6, S, S) or (n, 9, S, S).
     """
     return np.concatenate([mask_lower_half(unveiled(shown, seen)), unveiled(references, seen)], axis=1)

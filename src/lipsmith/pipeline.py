@@ -32,7 +32,7 @@ from lipsmith.audio.voice import activity_of_level, silence_pauses, speech_activ
 from lipsmith.audio.windows import LiveWindowStream, WindowStream, look_ahead_seconds
 from lipsmith.compose.detail import LentDetail, detail_side
 from lipsmith.compose.paste import paste_into
-from lipsmith.conditioning import generator_faces, veiled, visibility
+from lipsmith.conditioning import NUM_REFERENCES, generator_faces, veiled, visibility
 from lipsmith.errors import (
     InputError,
     LipsmithError,
@@ -40,6 +40,7 @@ from lipsmith.errors import (
     OutputError,
     ProvenanceError,
     UsageError,
+    WeightsError,
 )
 from lipsmith.faces.crop import CropRule
 from lipsmith.faces.detect import FaceDetector, SlowStarter, resolve_detector
@@ -51,7 +52,7 @@ from lipsmith.media.read import TimedPicture, read_pictures, read_sample_blocks
 from lipsmith.media.write import EncoderOptions, VideoWriter, require_encoder, require_output
 from lipsmith.picture import ArrayPicture, Picture, face_in
 from lipsmith.prefetch import Prefetch, close_iterator
-from lipsmith.reference import LOOK_AHEAD_SECONDS, SharpFace, Sight, kept_reference
+from lipsmith.reference import LOOK_AHEAD_SECONDS, SharpFace, Sight, kept_reference, views_of
 from lipsmith.runtime.base import GeneratorRuntime, resolve_runtime
 from lipsmith.timebase import SAMPLE_RATE_HZ, SILENCE, TRAINING_RATE_HZ, WINDOW_SECONDS, window_start
 from lipsmith.timeline import (
@@ -307,6 +308,11 @@ class LipSyncer:
                 articulation=card.articulation if articulation is None else articulation,
             )
             try:
+                if generator.num_references != NUM_REFERENCES[card.reference]:
+                    raise WeightsError(
+                        f"The weights {card.name} see {generator.num_references} references beside the face, and their "
+                        f"card says reference = {card.reference!r}: the card is wrong."
+                    )
                 if prepared is not None:
                     prepared.result()
             except BaseException:
@@ -833,11 +839,12 @@ class LipSyncer:
                     work.crop,
                     work.generated,
                     work.shown,
-                    work.reference,
+                    views_of(work.reference)[0] if work.reference is not None else None,
                     self.card.paints,
                     work.lent,
                 )
-                work.generated = work.shown = work.reference = work.lent = None
+                work.generated = work.shown = work.reference = None
+                work.lent = ()
             if mark is not None:
                 work.picture = ArrayPicture(mark(work.picture.bgr()))
         return work
@@ -927,8 +934,8 @@ def _looking_ahead(works: Iterator["_Work"]) -> Generator[tuple["_Work", Sequenc
         close_iterator(works)
 
 
-def to_network(crops: Sequence[Image]) -> FloatArray:
-    """Crops, each S × S × 3 uint8 BGR, as the networks see them: (n, 3, S, S) float32, 0 to 1."""
+def to_network(crops: Sequence[NDArray[np.uint8]]) -> FloatArray:
+    """Crops, each S × S × 3 (or 6) uint8 BGR, as the networks see them: (n, 3, S, S) float32, 0 to 1."""
     return np.stack(crops).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
 
 
@@ -988,8 +995,8 @@ class _Work:
     shot: int = 0
     crop: Crop | None = None
     shown: Image | None = None  # its face, and
-    reference: Image | None = None  # what the generator sees beside it
-    lent: LentDetail | None = None  # of the frame that this was made of
+    reference: NDArray[np.uint8] | None = None  # what the generator sees beside it, S × S × 3, or 6 of two
+    lent: Sequence[LentDetail] = ()  # of the frames that this was made of
     generated: FloatArray | None = None  # what it returns, S × S × 3 in grey levels
 
 

@@ -45,8 +45,8 @@ _FADE_FRAMES = 4
 
 LOOK_AHEAD_SECONDS = 1
 """How far ahead of a frame a mouth at rest is looked for where frames are known before they are shown."""
-_MOUTH = (0.58, 0.85, 0.29, 0.71)  # rows from, to, columns from, to; shares of the side
-_DARK = 10.0  # grey levels: of darker mouths edges are noise
+MOUTH = (0.58, 0.85, 0.29, 0.71)  # rows from, to, columns from, to; shares of the side
+DARK = 10.0  # grey levels: of darker mouths edges are noise
 _MOST_JUDGED = 5
 
 
@@ -92,10 +92,10 @@ def openness(face: Image) -> float:
     Lips that rest have hardly any edges from top to bottom. To be compared between faces of one person only.
     """
     size = face.shape[0]
-    top, bottom, left, right = (round(share * size) for share in _MOUTH)
+    top, bottom, left, right = (round(share * size) for share in MOUTH)
     grey = cv2.cvtColor(np.ascontiguousarray(face[top:bottom, left:right]), cv2.COLOR_BGR2GRAY)
     edges = cv2.Sobel(grey, cv2.CV_16S, 0, 1)
-    return cv2.norm(edges, cv2.NORM_L1) / edges.size / (cv2.mean(grey)[0] + _DARK)
+    return cv2.norm(edges, cv2.NORM_L1) / edges.size / (cv2.mean(grey)[0] + DARK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +123,8 @@ class MouthChoice:
 
 AT_REST = MouthChoice(rank=0.25, better=0.7)
 """Not the least open: lips pressed together, as for an m, are no rest."""
+OPEN = MouthChoice(rank=1, better=1.3)
+"""The widest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,13 +267,13 @@ class SteadyReference:
     a pose never seen, one more is kept likewise. What was kept in a fade gives way as soon as the picture has more
     contrast, and a mouth to one that the choice wants much more.
 
-    `lent` is the detail of the frame that the reference shown last was made of; None where `show` was given no sharp
+    `lent` is the detail of the frame that the reference shown last was made of; none where `show` was given no sharp
     faces.
     """
 
     def __init__(self, choice: MouthChoice = AT_REST) -> None:
         self.choice = choice
-        self.lent: LentDetail | None = None
+        self.lent: tuple[LentDetail, ...] = ()
         self._entries: list[_Entry] = []
         self._current: _Entry | None = None
         self._previous: _Entry | None = None
@@ -280,7 +282,8 @@ class SteadyReference:
     def reset(self) -> None:
         """Forget everything: a new shot."""
         self._entries.clear()
-        self._current = self._previous = self.lent = None
+        self._current = self._previous = None
+        self.lent = ()
         self._fade = 0
 
     def show(self, face: Image, sharp: SharpFace | None = None, ahead: Sequence[Sight] = ()) -> Image:
@@ -302,13 +305,14 @@ class SteadyReference:
             self._change_to(self._keep(measured, now))
             placed = self._place(self._current, measured)
         share = self._fade / (_FADE_FRAMES + 1) if self._previous is not None else 0.0
-        detail = self._current.detail
-        self.lent = None if detail is None else LentDetail(detail, placed.warp, (1 - share) * placed.contrast)
-        if not share or self._previous is None:
-            return placed.image
-        before = self._place(self._previous, measured).image
-        self._fade -= 1
-        return np.asarray(cv2.addWeighted(placed.image, 1 - share, before, share, 0), np.uint8)
+        image = placed.image
+        if share and self._previous is not None:
+            before = self._place(self._previous, measured).image
+            image = np.asarray(cv2.addWeighted(image, 1 - share, before, share, 0), np.uint8)
+            self._fade -= 1
+        detail, strength = self._current.detail, (1 - share) * placed.contrast
+        self.lent = () if detail is None else (LentDetail(image, detail, placed.warp, strength),)
+        return image
 
     def _look_for_another(
         self, face: _Measured, placed: PlacedReference, now: Sight, ahead: Sequence[Sight]
@@ -360,10 +364,35 @@ def _pose(face: Image) -> NDArray[np.float32]:
     return resize(face[: lower_half_start(face.shape[0])], 24, 12).astype(np.float32)
 
 
+class PairedReference:
+    """Keeps two references of one person through one shot: a mouth at rest, and one that is open."""
+
+    def __init__(self) -> None:
+        self._at_rest, self._open = SteadyReference(AT_REST), SteadyReference(OPEN)
+
+    @property
+    def lent(self) -> tuple[LentDetail, ...]:
+        """See `SteadyReference`."""
+        return self._at_rest.lent + self._open.lent
+
+    def reset(self) -> None:
+        """Forget everything: a new shot."""
+        self._at_rest.reset()
+        self._open.reset()
+
+    def show(
+        self, face: Image, sharp: SharpFace | None = None, ahead: Sequence[Sight] = ()
+    ) -> NDArray[np.uint8]:
+        """What the generator sees beside the next `face`, S × S × 6; see `SteadyReference`."""
+        return np.concatenate(
+            [self._at_rest.show(face, sharp, ahead), self._open.show(face, sharp, ahead)], axis=2
+        )
+
+
 class StillReference:
     """Shows the first face of each shot beside all of them."""
 
-    lent: LentDetail | None = None  # it paints another pose than the frame's
+    lent: tuple[LentDetail, ...] = ()  # it paints another pose than the frame's
 
     def __init__(self) -> None:
         self._first: Image | None = None
@@ -379,9 +408,14 @@ class StillReference:
         return self._first
 
 
-def kept_reference(form: ReferenceForm) -> SteadyReference | StillReference | None:
+def kept_reference(form: ReferenceForm) -> SteadyReference | PairedReference | StillReference | None:
     """What keeps references of `form` from frame to frame; None where each frame is its own."""
-    return {"frame": None, "steady": SteadyReference(), "still": StillReference()}[form]
+    return {
+        "frame": None,
+        "steady": SteadyReference(),
+        "pair": PairedReference(),
+        "still": StillReference(),
+    }[form]
 
 
 def clip_references(form: ReferenceForm, faces: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -397,12 +431,44 @@ def clip_references(form: ReferenceForm, faces: NDArray[np.uint8]) -> NDArray[np
 
 
 def placed_references(
-    form: ReferenceForm, references: Iterable[Image], faces: Iterable[Image]
+    form: ReferenceForm, references: Iterable[NDArray[np.uint8]], faces: Iterable[Image]
 ) -> NDArray[np.uint8]:
-    """What `form` shows of given `references` beside each of `faces`, both (T, S, S, 3): for training and tests."""
+    """What `form` shows of given `references` beside each of `faces`, (T, S, S, 3): for training and tests.
+
+    Of the form `pair` the references, and what is shown of them, are (T, S, S, 6).
+    """
     if form == "frame":
         return np.stack(list(references))
     if form == "still":
         shown = list(references)
         return np.stack(shown[:1] * len(shown))
-    return np.stack([place_reference(a, b).image for a, b in zip(references, faces, strict=True)])
+    return np.stack(
+        [
+            np.concatenate([place_reference(one, face).image for one in views_of(reference)], axis=2)
+            for reference, face in zip(references, faces, strict=True)
+        ]
+    )
+
+
+def views_of(references: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """(…, 3 n) → n × (…, 3): the references that are shown at a time."""
+    count = references.shape[-1] // 3
+    return [np.ascontiguousarray(part) for part in np.split(references, count, axis=-1)]
+
+
+def references_elsewhere(form: ReferenceForm, faces: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Of another moment of the clip beside each of its `faces` (T, S, S, 3), so that the answer is not shown."""
+    moved = np.roll(faces, len(faces) // 2, axis=0)
+    if form == "pair":
+        moved = np.concatenate([moved, _open_elsewhere(faces)], axis=-1)
+    return placed_references(form, moved, faces)
+
+
+_ELSEWHERE_FRAMES = 10
+
+
+def _open_elsewhere(faces: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """For each of the faces the widest open one that is `_ELSEWHERE_FRAMES` away, or farther."""
+    values, times = np.array([openness(face) for face in faces]), np.arange(len(faces))
+    far = np.abs(times[:, None] - times) >= _ELSEWHERE_FRAMES
+    return faces[np.where(far, values, -1).argmax(axis=1)]

@@ -49,7 +49,9 @@ def test_a_blur_and_its_detail_are_the_picture(sharp: np.ndarray) -> None:
 def test_where_the_reference_was_moved_its_detail_moves_along(sharp: np.ndarray, moved: int) -> None:
     reference = small(sharp)
     wanted = np.roll(sharp, 4 * moved, axis=0)
-    made = with_detail(small(wanted).astype(np.float32), reference, LentDetail(detail_of(sharp), STAYS), TOP)
+    made = with_detail(
+        small(wanted).astype(np.float32), [LentDetail(reference, detail_of(sharp), STAYS)], TOP
+    )
     assert error(made, wanted) < 0.75 * error(enlarged(small(wanted)), wanted)
 
 
@@ -57,9 +59,9 @@ def test_a_turned_reference_lends_as_it_was_turned(sharp: np.ndarray) -> None:
     # The lending face lies 3 pixels to the left of the painted one, 12 of its own.
     wanted, warp = np.roll(sharp, 12, axis=1), np.array([[1, 0, -3], [0, 1, 0]], np.float32)
     face = small(wanted)
-    made = with_detail(face.astype(np.float32), face, LentDetail(detail_of(sharp), warp), TOP)
+    made = with_detail(face.astype(np.float32), [LentDetail(face, detail_of(sharp), warp)], TOP)
     assert error(made, wanted) < 0.75 * error(enlarged(face), wanted)
-    wrong = with_detail(face.astype(np.float32), face, LentDetail(detail_of(sharp), STAYS), TOP)
+    wrong = with_detail(face.astype(np.float32), [LentDetail(face, detail_of(sharp), STAYS)], TOP)
     assert error(wrong, wanted) > error(enlarged(face), wanted)
 
 
@@ -67,15 +69,36 @@ def test_what_is_not_the_reference_gets_no_detail(sharp: np.ndarray) -> None:
     reference = small(sharp)
     face = reference.astype(np.float32)
     face[60:84, 30:66] = 5  # an opened mouth
-    made = with_detail(face, reference, LentDetail(detail_of(sharp), STAYS), TOP)
+    made = with_detail(face, [LentDetail(reference, detail_of(sharp), STAYS)], TOP)
     inside = (slice(4 * 66, 4 * 78), slice(4 * 36, 4 * 60))
     assert np.abs(made[inside] - 5).max() < 1.5
     assert np.abs(made - enlarged(face))[INSIDE].max() > 10  # elsewhere there is some
 
 
+def test_each_of_two_lends_where_the_face_is_like_it(sharp: np.ndarray) -> None:
+    other = sharp[::-1].copy()
+    wanted = sharp.copy()
+    wanted[:, SIDE // 2 :] = other[:, SIDE // 2 :]
+    lent = [LentDetail(small(one), detail_of(one), STAYS) for one in (sharp, other)]
+    face = small(wanted)
+    made = with_detail(face.astype(np.float32), lent, TOP)
+    for half in (slice(0, SIDE // 2 - 40), slice(SIDE // 2 + 40, SIDE)):
+        only = np.zeros_like(wanted)
+        only[:, half] = wanted[:, half]
+        kept = np.where(only > 0, made, 0)
+        plain = np.where(only > 0, enlarged(face), 0)
+        assert error(kept, only) < 0.75 * error(plain, only)
+    # Twice the same frame lends no more than once.
+    np.testing.assert_allclose(
+        with_detail(face.astype(np.float32), lent[:1] * 2, TOP),
+        with_detail(face.astype(np.float32), lent[:1], TOP),
+        atol=0.01,
+    )
+
+
 def test_detail_without_strength_is_none(sharp: np.ndarray) -> None:
     face = small(sharp).astype(np.float32)
-    made = with_detail(face, small(sharp), LentDetail(detail_of(sharp), STAYS, 0.0), TOP)
+    made = with_detail(face, [LentDetail(small(sharp), detail_of(sharp), STAYS, 0.0)], TOP)
     np.testing.assert_allclose(made[INSIDE], enlarged(face)[INSIDE], atol=1e-3)
     assert not made[: 4 * TOP].any()
 

@@ -225,11 +225,11 @@ def test_lent_detail_arrives_where_the_generator_changed_the_light_alone(form):
     before, shown = picture.bgr(), face_in(picture, crop)
     generated = shown + 6 * mouth_mask(SIZE)[..., None]
     sharp = face_in(picture, replace(crop, size=detail_side(crop.width, crop.height, SIZE)))
-    lent = LentDetail(detail_of(sharp), np.eye(2, 3, dtype=np.float32))
+    lent = LentDetail(shown, detail_of(sharp), np.eye(2, 3, dtype=np.float32))
     # The reference is another array than the frame's own face, as it is where one is kept.
     pasted = [
         paste_into(picture, crop, generated, shown, shown.copy(), lent=detail).bgr()
-        for detail in (None, lent)
+        for detail in ((), (lent,))
     ]
     mouth = np.s_[60 + 180 : 60 + 205, 120 + 90 : 120 + 130]
 

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def network(request: pytest.FixtureRequest) -> nn.Module:
                     None  # all passes count alike: else sound fades out on its way through the layers
                 )
         for _ in range(5):
-            network(torch.rand(4, 1, 80, 16) * 8 - 4, torch.rand(4, 6, FACE_SIZE, FACE_SIZE))
+            network(torch.rand(4, 1, 80, 16) * 8 - 4, _faces(network, torch.rand(4, 9, FACE_SIZE, FACE_SIZE)))
     return network.eval()
 
 
@@ -72,12 +73,17 @@ def runtime(request: pytest.FixtureRequest, folder: Path) -> Iterator[GeneratorR
     runtime.close()
 
 
+def _faces(network: nn.Module, faces: Any) -> Any:
+    """As many of the faces (n, 9, S, S) as the network sees at a time."""
+    return faces[:, : 3 + 3 * network.num_references]
+
+
 @pytest.fixture(scope="module")
-def inputs() -> tuple[FloatArray, FloatArray]:
-    """Windows of sound and pairs of faces."""
+def inputs(network: nn.Module) -> tuple[FloatArray, FloatArray]:
+    """Windows of sound and faces."""
     random = np.random.default_rng(1)
     mels = random.uniform(-4, 4, (ROWS, 1, 80, 16)).astype(np.float32)
-    return mels, random.uniform(0, 1, (ROWS, 6, FACE_SIZE, FACE_SIZE)).astype(np.float32)
+    return mels, _faces(network, random.uniform(0, 1, (ROWS, 9, FACE_SIZE, FACE_SIZE)).astype(np.float32))
 
 
 def test_names_itself(runtime: GeneratorRuntime) -> None:
@@ -150,27 +156,35 @@ def test_no_rows_give_no_faces(runtime: GeneratorRuntime, inputs: tuple[FloatArr
 @pytest.mark.parametrize(
     ("mels", "faces", "reason"),
     [
-        (np.zeros((2, 1, 80, 16)), np.zeros((2, 6, 96, 96), np.float32), "mels is float64"),
-        (np.zeros((2, 1, 80, 16), np.float32), np.zeros((2, 6, 96, 96), np.uint8), "faces is uint8"),
+        (np.zeros((2, 1, 80, 16)), np.zeros((2, 9, 96, 96), np.float32), "mels is float64"),
+        (np.zeros((2, 1, 80, 16), np.float32), np.zeros((2, 9, 96, 96), np.uint8), "faces is uint8"),
         (
             np.zeros((2, 80, 16), np.float32),
-            np.zeros((2, 6, 96, 96), np.float32),
+            np.zeros((2, 9, 96, 96), np.float32),
             r"mels has shape \(2, 80, 16\)",
         ),
-        (np.zeros((2, 1, 80, 16), np.float32), np.zeros((2, 96, 96, 6), np.float32), "faces has shape"),
-        (np.zeros((2, 1, 80, 16), np.float32), np.zeros((2, 6, 128, 128), np.float32), "faces has shape"),
+        (np.zeros((2, 1, 80, 16), np.float32), np.zeros((2, 96, 96, 9), np.float32), "faces has shape"),
+        (np.zeros((2, 1, 80, 16), np.float32), np.zeros((2, 9, 128, 128), np.float32), "faces has shape"),
         (
             np.zeros((2, 1, 80, 16), np.float32),
-            np.zeros((3, 6, 96, 96), np.float32),
+            np.zeros((3, 9, 96, 96), np.float32),
             "2 windows of sound for 3",
         ),
     ],
 )
 def test_other_arrays_are_refused(
-    runtime: GeneratorRuntime, mels: FloatArray, faces: FloatArray, reason: str
+    runtime: GeneratorRuntime, network: nn.Module, mels: FloatArray, faces: FloatArray, reason: str
 ) -> None:
     with pytest.raises(ValueError, match=reason):
-        runtime.generate(mels, faces)
+        runtime.generate(mels, _faces(network, faces))
+
+
+def test_too_few_and_too_many_references_are_refused(runtime: GeneratorRuntime, network: nn.Module) -> None:
+    seen = 3 + 3 * network.num_references
+    for channels in {3, 6, 9, 12} - {seen}:
+        faces = np.zeros((1, channels, FACE_SIZE, FACE_SIZE), np.float32)
+        with pytest.raises(ValueError, match=rf"faces has shape .*it must be \(n, {seen}, 96, 96\)"):
+            runtime.generate(np.zeros((1, 1, 80, 16), np.float32), faces)
 
 
 @pytest.mark.parametrize("name", sorted(RUNTIMES))

@@ -9,7 +9,14 @@ import pytest
 from lipsmith.data.augment import FaceAugmentation, SoundAugmentation, centre_motion, move_crop, upper_shift
 from lipsmith.data.clips import Clip, ClipRecord, encode_crop, save_clip, stored_size
 from lipsmith.data.reader import ClipSet
-from lipsmith.data.samples import ClipSampler, DataSelection, expert_batch, generator_batch, whole_clip
+from lipsmith.data.samples import (
+    ClipSampler,
+    DataSelection,
+    _pair_frames,
+    expert_batch,
+    generator_batch,
+    whole_clip,
+)
 from lipsmith.errors import DataError
 
 STILL = FaceAugmentation(flip=0, shift=0, scale=0, rotate=0, colour=0, blur=0, noise=0, grey=0)
@@ -197,6 +204,42 @@ def test_steady_references_are_one_other_frame_and_the_targets_surroundings():
             # Flat pictures have no contrast; recoloured by their upper halves they are the target.
             np.testing.assert_allclose(reference[middle], target[middle], atol=1.01 / 255)
         assert _frame_of(batch.targets[row, 6]) == first + 6
+
+
+def _speaking_clip(num_frames: int = 60) -> Clip:
+    """Frame i is grey 60 + i; its mouth is the more open, the greater i modulo 20."""
+    record = ClipRecord("a", "a.mp4", "ada", num_frames, 96, 25.0, 90.0, 1.0)
+    edge = (SIDE - 96) // 2
+    crops = []
+    for i in range(num_frames):
+        face = np.full((SIDE, SIDE, 3), 60 + i, np.uint8)
+        face[edge + 62 : edge + 70, edge + 36 : edge + 60] += np.uint8(3 * (i % 20))
+        crops.append(encode_crop(face))
+    times = [Fraction(i, 25) for i in range(num_frames)]
+    return Clip(record, crops, times, np.zeros((80, num_frames * 4 + 20), np.float32), 0)
+
+
+def test_pairs_are_a_mouth_at_rest_and_an_open_one_away_from_the_stretch():
+    clip, kinds = _speaking_clip(), {"pair": 0, "same": 0, "any": 0}
+    for seed in range(40):
+        at_rest, opened = _pair_frames(np.random.default_rng(seed), clip, 20, 8, 6)
+        for frame in (at_rest, opened):
+            assert frame <= 14 or frame >= 33
+        if at_rest == opened:
+            kinds["same"] += 1
+        elif opened % 20 > 12 and at_rest % 20 < 9:
+            kinds["pair"] += 1
+        else:
+            kinds["any"] += 1
+    assert kinds["same"] >= 2 and kinds["any"] >= 1 and kinds["pair"] >= 22
+    batch = _generator_batch([clip, _speaking_clip()], reference="pair", foreign=0.5)
+    assert batch.references.shape == (8, 7, 6, 96, 96)
+    for shown in (batch.references[:, :, :3], batch.references[:, :, 3:]):
+        np.testing.assert_array_equal(shown[..., :48, :], batch.targets[..., :48, :])
+
+
+def test_a_pair_of_a_clip_that_is_just_long_enough_is_its_farther_end():
+    assert _pair_frames(np.random.default_rng(0), _speaking_clip(12), 1, 7, 6) == (11, 11)
 
 
 def test_pauses_are_shown_with_a_reference_that_speaks_and_heard_as_silence():

@@ -22,7 +22,7 @@ SIDE = 208
 class Mirror:
     """A generator that returns its reference, or that reference with a dark lower half."""
 
-    name, device, face_size = "mirror", "cpu", 96
+    name, device, face_size, num_references = "mirror", "cpu", 96, 1
 
     def __init__(self):
         self.is_dark = False

@@ -179,6 +179,8 @@ class TestConditions:
         )
         assert result.sharpness == 1.0 and result.gradient == 1.0
         assert result.variation_speech == result.variation_silence == result.variation_real
+        assert result.opening == pytest.approx(1.0)
+        assert result.closure == pytest.approx(0.1, abs=0.02)
         # With its own words it shows another moment's mouth.
         assert 15 < result.psnr_lower < 45
 

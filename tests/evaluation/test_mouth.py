@@ -6,12 +6,14 @@ import pytest
 
 from lipsmith.data.synthetic import Conditions, SyntheticSpeaker, synthesize_clip
 from lipsmith.evaluation.mouth import (
+    closure_rank,
     gradient_energy,
     gradient_ratio,
     laplacian_variance,
     mouth_motion,
     mouth_region,
     mouth_variation,
+    opening_correlation,
     psnr,
     sharpness_ratio,
     speech_motion,
@@ -126,3 +128,44 @@ class TestMotion:
     def test_lengths_must_agree(self) -> None:
         with pytest.raises(ValueError, match="2 frames, but 3"):
             speech_motion(np.zeros((2, 96, 96, 3), np.uint8), np.zeros(3, bool))
+
+
+def opened(amplitudes: list[int]) -> np.ndarray:
+    """Grey faces whose mouths are the more open, the larger the amplitude, and in proportion to it."""
+    faces = np.full((len(amplitudes), 96, 96, 3), 100, np.uint8)
+    for face, amplitude in zip(faces, amplitudes, strict=True):
+        face[60:70, 30:66] += np.uint8(amplitude)
+        face[70:80, 30:66] -= np.uint8(amplitude)
+    return faces
+
+
+class TestOpenings:
+    REAL = (0, 40, 10, 30, 20, 50, 5, 45, 15, 35)
+
+    def test_the_same_openings_in_another_measure_correlate(self) -> None:
+        real = opened(list(self.REAL))
+        assert opening_correlation(opened([5 + value // 5 for value in self.REAL]), real) > 0.99
+        assert opening_correlation(opened([50 - value for value in self.REAL]), real) < -0.99
+
+    def test_a_mouth_that_never_moves_has_no_correlation(self) -> None:
+        still = opened([10] * 10)
+        assert np.isnan(opening_correlation(still, opened(list(self.REAL))))
+        assert closure_rank(still, opened(list(self.REAL))) == 0.5
+
+    def test_closures_are_ranked_among_all_frames(self) -> None:
+        real = opened(list(self.REAL))  # least open in frames 0 and 6
+        assert closure_rank(real, real) == pytest.approx(0.5 / 9)
+        made = [
+            10,
+            40,
+            20,
+            30,
+            25,
+            50,
+            45,
+            5,
+            15,
+            35,
+        ]  # there it is the second least open, and the second widest
+        assert closure_rank(opened(made), real) == pytest.approx((1 + 8) / 2 / 9)
+        assert closure_rank(opened([50 - value for value in self.REAL]), real) == pytest.approx(8.5 / 9)

@@ -2,7 +2,14 @@ import pytest
 import torch
 from torch import nn
 
-from lipsmith.models.wav2lip import FACE_SIZES, RelightingWav2Lip, WarpingWav2Lip, Wav2Lip, paint_with
+from lipsmith.models.wav2lip import (
+    FACE_SIZES,
+    PairedWav2Lip,
+    RelightingWav2Lip,
+    WarpingWav2Lip,
+    Wav2Lip,
+    paint_with,
+)
 
 
 @pytest.mark.parametrize("face_size", FACE_SIZES)
@@ -170,3 +177,49 @@ def test_a_warping_generators_tensors_begin_a_relighting_one() -> None:
     # With the whole tint it is the same picture.
     made, painted = network(mel, faces), warping(mel, faces)
     torch.testing.assert_close(made, painted, rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_pair_shows_as_much_of_the_open_mouth_as_it_is_told() -> None:
+    torch.manual_seed(0)
+    network = PairedWav2Lip(0.125).eval()
+    for block in (network.output_block, network.open_output_block):
+        nn.init.zeros_(block[1].weight)
+        block[1].bias.copy_(
+            torch.tensor([0.0, 0.0, 0.0, -40.0, 0.0, 0.0])
+        )  # nothing is painted, nothing moved
+    opening = network.opening_block[1]
+    mel, faces = torch.randn(2, 1, 80, 16), torch.rand(2, 9, 96, 96)
+    for logit, share in ((-40.0, 0.0), (40.0, 1.0), (float(torch.logit(torch.tensor(0.4))), 0.37)):
+        opening.bias.fill_(logit / 8)
+        expected = (1 - share) * faces[:, 3:6] + share * faces[:, 6:]
+        torch.testing.assert_close(network(mel, faces), expected, rtol=0, atol=1e-5)
+    # Each head moves its own: here the open mouth, by two rows.
+    opening.bias.fill_(40.0)
+    network.open_output_block[1].bias[5] = torch.atanh(torch.tensor(2 / (96 * WarpingWav2Lip.LARGEST_FLOW)))
+    torch.testing.assert_close(network(mel, faces)[..., :-2, :], faces[:, 6:, 2:], rtol=0, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_a_relighting_generators_tensors_begin_a_pair_that_makes_the_same_of_either_mouth() -> None:
+    torch.manual_seed(1)
+    network, one = PairedWav2Lip(0.125).eval(), RelightingWav2Lip(0.125).eval()
+    nn.init.normal_(one.output_block[1].weight, std=0.3)
+    paint_with(network, one.state_dict())
+    mel, faces = torch.randn(2, 1, 80, 16), torch.rand(2, 6, 96, 96)
+    head = network.head(mel, torch.cat((faces, torch.rand(2, 3, 96, 96)), dim=1))
+    # It does not look at the open mouth yet; both heads are the one's.
+    for part in (head[:, :6], head[:, 6:12]):
+        torch.testing.assert_close(part, one.head(mel, faces), rtol=0, atol=1e-5)
+    twice = torch.cat((faces, faces[:, 3:]), dim=1)
+    torch.testing.assert_close(network(mel, twice), one(mel, faces), rtol=0, atol=1e-5)
+    assert float(torch.sigmoid(head[:, 12]).max()) < 0.13  # a share of 1.3 times that, less 0.15
+    nn.init.zeros_(network.opening_block[0].conv_block[0].weight)
+    network.opening_block[1].bias.fill_(-40.0)
+    nn.init.normal_(network.open_output_block[1].weight)
+    back = RelightingWav2Lip(0.125).eval()
+    paint_with(back, network.state_dict())
+    torch.testing.assert_close(back(mel, faces), one(mel, faces), rtol=0, atol=1e-5)
+    again = PairedWav2Lip(0.125).eval()
+    paint_with(again, network.state_dict())
+    torch.testing.assert_close(again(mel, twice), network(mel, twice))

@@ -19,6 +19,7 @@ from lipsmith.runtime.export import Precision, export_generator, psnr
 from lipsmith.runtime.openvino import OpenVinoGenerator, read_generator
 
 FACE_SIZE = 16
+SEEN = (6, FACE_SIZE, FACE_SIZE)
 
 
 class SmallGenerator(nn.Module):
@@ -27,6 +28,7 @@ class SmallGenerator(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.face_size = FACE_SIZE
+        self.num_references = 1
         self.sound = nn.Conv2d(1, 16, (80, 16))
         self.face = nn.Conv2d(6, 16, 3, padding=1)
         self.output = nn.Conv2d(16, 3, 3, padding=1)
@@ -136,7 +138,7 @@ def test_residual_blocks_become_single_convolutions() -> None:
     with torch.inference_mode():
         torch.testing.assert_close(folded(*inputs), network(*inputs), rtol=0, atol=1e-5)
     additions = [
-        op for op in export._convert(folded, 96).get_ordered_ops()
+        op for op in export._convert(folded, (6, 96, 96)).get_ordered_ops()
         if op.get_type_name() == "Add" and all(v.get_node().get_type_name() != "Constant" for v in op.input_values())
     ]  # fmt: skip
     assert additions == []
@@ -206,11 +208,11 @@ def test_given_samples_are_checked_too(network: SmallGenerator, tmp_path: Path) 
 
 
 def test_whole_batches_are_kept_to_judge_by(calibration: list[tuple[FloatArray, FloatArray]]) -> None:
-    *_, judged = export._gather(calibration, FACE_SIZE)
+    *_, judged = export._gather(calibration, SEEN)
     assert judged.tolist() == [True] * 8 + [False] * 24  # the first of four
-    *_, judged = export._gather(calibration[:1], FACE_SIZE)
+    *_, judged = export._gather(calibration[:1], SEEN)
     assert np.flatnonzero(judged).tolist() == [0, 4]
-    *_, judged = export._gather(None, FACE_SIZE)
+    *_, judged = export._gather(None, SEEN)
     assert judged.shape == (0,)
 
 
@@ -226,7 +228,7 @@ class Glaring(SmallGenerator):
 def test_ranges_leave_out_what_is_rare(calibration: list[tuple[FloatArray, FloatArray]]) -> None:
     pytest.importorskip("nncf")
     torch.manual_seed(0)
-    graph = export._convert(Glaring().eval(), FACE_SIZE)
+    graph = export._convert(Glaring().eval(), SEEN)
     mels, faces = (np.concatenate(arrays) for arrays in zip(*calibration, strict=True))
     faces[4:, 3] *= 0.99  # it glares in one batch of eight
     largest = {}
@@ -279,7 +281,7 @@ def test_what_follows_the_last_convolution_is_never_in_8_bits() -> None:
     rng = np.random.default_rng(0)
     mels = rng.uniform(-4, 4, (4, 1, 80, 16)).astype(np.float32)
     faces = rng.uniform(0, 1, (4, 6, 96, 96)).astype(np.float32)
-    graph = export._convert(RelightingWav2Lip(0.0625).eval(), 96)
+    graph = export._convert(RelightingWav2Lip(0.0625).eval(), (6, 96, 96))
     kinds = [
         op.get_type_name() for op in export._quantise(graph, mels, faces, "extremes", []).get_ordered_ops()
     ]

@@ -88,7 +88,7 @@ def test_a_video_is_shown_as_sync_shows_it(video: Path) -> None:
     batches = video_batches([video], card(), detector)
     assert sum(len(mels) for mels, _ in batches) == 50  # every frame of two seconds
 
-    box = calibration.LipSyncer(card(), calibration._Recorder(SIZE), detector).track(
+    box = calibration.LipSyncer(card(), calibration._Recorder(SIZE, "frame"), detector).track(
         frame.image for frame in islice(read_frames(video), 1)
     )[0]
     assert box is not None

@@ -1,5 +1,6 @@
 """Every recipe of a generator trains, at small and large faces; weights, terms and what a fine-tuned expert learns."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -263,7 +264,7 @@ def test_an_amplification_needs_weights_to_begin_with_and_goes_on_without_them(
         return train(RECIPES / "amplification.yaml", drawn, tmp_path / run, overrides=changes, **options)
 
     with pytest.raises(
-        RecipeError, match=r"'amplification' amplifies the movements of earlier weights.*--initial"
+        RecipeError, match=r"'amplification' learns from earlier weights: name them with --initial"
     ):
         learn(1, "refused")
     assert not (tmp_path / "refused").exists()
@@ -275,6 +276,61 @@ def test_an_amplification_needs_weights_to_begin_with_and_goes_on_without_them(
     learn(2, "whole", initial=tmp_path / "initial.safetensors")
     assert "amplified" in learn(1, "parts", initial=tmp_path / "initial.safetensors").best
     learn(2, "parts", resume=True)  # the checkpoint knows what it began with
+    whole, parts = (load_file(tmp_path / run / "last.safetensors") for run in ("whole", "parts"))
+    assert all(torch.equal(parts[name], tensor) for name, tensor in whole.items())
+
+
+def test_a_pair_is_learnt_from_what_weights_with_one_reference_make(tmp_path: Path) -> None:
+    losses = {"reconstruction": 0, "still": 0, "paired": 1.0, "upper_share": 1.0, "mouth_gain": 0}
+    recipe = _recipe(losses=losses, model={"form": "wav2lip-pair", "width": 0.0625})
+    training = GeneratorTraining(recipe, None, Processes())
+    begun = build_generator("wav2lip-relight", 0.0625, 96)
+    torch.nn.init.normal_(begun.output_block[1].weight, std=0.3)
+    torch.save({"state_dict": begun.state_dict()}, tmp_path / "begun.pth")
+    training.begin_with(tmp_path / "begun.pth")
+    assert training.pairing is not None
+    batch = _batch([False, True])
+    batch = replace(batch, references=torch.rand(2, 5, 6, 96, 96))
+    wanted = training.pairing.wanted(batch.targets, batch.references, batch.frame_windows)
+    weights = weights_at(recipe.losses, 0)
+
+    def loss(at_rest: torch.Tensor, opened: torch.Tensor, share: torch.Tensor, seen: torch.Tensor) -> float:
+        training.generator.parts = tuple(part.flatten(0, 1) for part in (at_rest, opened, share))
+        return float(evaluate_terms(training.terms, weights, batch, seen)["paired"].value)
+
+    assert loss(wanted.at_rest, wanted.opened, wanted.share, wanted.mixed) == pytest.approx(0, abs=1e-6)
+    # Brighter by 0.1 everywhere, the edges are the same; a share that is off by 0.2 counts three tenths.
+    assert loss(wanted.at_rest, wanted.opened, wanted.share, wanted.mixed + 0.1) == pytest.approx(
+        0.1, abs=1e-4
+    )
+    assert loss(wanted.at_rest, wanted.opened + 0.1, wanted.share, wanted.mixed) == pytest.approx(
+        0.1, abs=1e-4
+    )
+    assert loss(wanted.at_rest, wanted.opened, wanted.share + 0.2, wanted.mixed) == pytest.approx(
+        0.06, abs=1e-4
+    )
+
+
+def test_only_a_pair_learns_from_two_references() -> None:
+    recipe = _recipe(losses={"paired": 1.0})
+    with pytest.raises(
+        RecipeError, match=r"losses\.paired is for generators of the form wav2lip-pair, not wav2lip"
+    ):
+        GeneratorTraining(recipe, None, Processes())
+
+
+def test_a_pairing_goes_on_as_if_it_had_not_been_stopped(drawn: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    initial = tmp_path / "initial.safetensors"
+    save_file(build_generator("wav2lip-relight", TINY["model.width"], 96).state_dict(), initial)
+
+    def learn(steps: int, run: str, **options: object) -> TrainingReport:
+        changes = TINY | {"steps": steps, "validate_every": 1, "losses.sync": 0}
+        return train(RECIPES / "pairing.yaml", drawn, tmp_path / run, overrides=changes, **options)
+
+    learn(2, "whole", initial=initial)
+    assert "paired" in learn(1, "parts", initial=initial).best
+    learn(2, "parts", resume=True)
     whole, parts = (load_file(tmp_path / run / "last.safetensors") for run in ("whole", "parts"))
     assert all(torch.equal(parts[name], tensor) for name, tensor in whole.items())
 

@@ -1,9 +1,18 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from lipsmith.training.regions import mouth_mask, movement, movement_cells, moving_mask, within_reach
+from lipsmith.reference import openness as openness_of_picture
+from lipsmith.training.regions import (
+    mouth_mask,
+    movement,
+    movement_cells,
+    moving_mask,
+    openness,
+    within_reach,
+)
 
 
 def test_within_reach_of_the_mouth_only_its_brightness_is_learnt() -> None:
@@ -43,3 +52,11 @@ def test_movement_is_the_deviation_over_time_of_the_brightness_of_cells() -> Non
 def test_movement_has_as_many_cells_for_every_size(size: int) -> None:
     assert movement_cells(moving_mask(size)).shape == (1, 1, 24, 24)
     assert movement(torch.rand(2, 5, 3, size, size)).shape == (2, 24, 24)
+
+
+def test_openness_of_tensors_is_that_of_pictures() -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 3, 96, 96, 3), dtype=np.uint8)
+    pictures[1, 2, 40:] //= 8
+    wanted = [[openness_of_picture(picture) for picture in row] for row in pictures]
+    got = openness(torch.from_numpy(pictures).permute(0, 1, 4, 2, 3) / 255)
+    np.testing.assert_allclose(got.numpy(), wanted, rtol=0.01)

@@ -65,7 +65,7 @@ def test_the_hash_of_all_files_ignores_their_order_and_notices_a_change() -> Non
     [
         ('kind = "generador"', "kind is 'generador'; it can be generator, expert"),
         ('use = "free"', "use is 'free'"),
-        ('reference = "moving"', "reference is 'moving'; it can be frame, steady, still"),
+        ('reference = "moving"', "reference is 'moving'; it can be frame, steady, pair, still"),
         ('paints = "hair"', "paints is 'hair'; it can be lower half, face"),
         ("colour = 1", "unknown field 'colour'"),
         ('window_lead_seconds = "soon"', "wrong form"),

@@ -6,6 +6,7 @@ at full resolution. Where what was generated is the reference moved, which the o
 detail moves along. Where it is not, in a mouth that opens for example, nothing is added.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -18,6 +19,7 @@ _NONE = 128  # what stands for no detail
 _DETAIL_SHARE = 1 / 96  # sigma of what counts as detail, in shares of the side: one pixel of 96
 _MOST_ENLARGED = 4  # times the generator's side: beyond, it costs more than is seen
 _FLOW_SMOOTHING, _MISFIT_SMOOTHING = 1.5, 1.2  # sigmas in pixels of 96
+_LEAST_SHARE = 1e-6
 _MISFIT = 10.0  # grey levels off the moved reference at which a third of the detail is left
 
 
@@ -26,11 +28,13 @@ class LentDetail:
     """The detail of a frame that lent its lower face as a reference.
 
     Attributes:
+        reference: What was made of it, S × S × 3: what the generator saw beside the masked face.
         values: `detail_of` the frame's crop at its own resolution, R × R × 3.
         warp: 2 × 3: pixels of the face that is painted → pixels of the lending one, both of the generator's size.
         strength: What the detail is multiplied by: its light may have been another.
     """
 
+    reference: Image
     values: NDArray[np.uint8]
     warp: NDArray[np.float32]
     strength: float = 1.0
@@ -47,41 +51,63 @@ def detail_of(face: Image) -> NDArray[np.uint8]:
     return np.asarray(cv2.addWeighted(face, 1, smooth, -1, _NONE), np.uint8)
 
 
-def with_detail(
-    face: NDArray[np.float32], reference: Image, lent: LentDetail, top: int
-) -> NDArray[np.float32]:
+def with_detail(face: NDArray[np.float32], lent: Sequence[LentDetail], top: int) -> NDArray[np.float32]:
     """`face` at the resolution of the lent detail, R × R × 3, with as much of it as belongs there.
 
     Args:
         face: What was generated, S × S × 3 BGR in grey levels.
-        reference: What the generator saw beside the masked face, S × S × 3 uint8.
-        lent: Of the frame that the reference was made of.
+        lent: Of the frames that the references were made of, all of one R. Where the face is like several, each gives
+            the less, the more like it another is.
         top: First row of interest; what is above is left out, and 0 in the result.
     """
-    size, side = face.shape[0], lent.values.shape[0]
-    unit = size / 96
-    new, old = face[top:], reference[top:].astype(np.float32)
-    flow = cv2.GaussianBlur(_flow(new, reference[top:]), (0, 0), _FLOW_SMOOTHING * unit)
-    down, right = np.indices(flow.shape[:2], np.float32)
-    places = flow + np.dstack((right, down))  # in the reference, from `top`
-    moved = _picked(old, places, cv2.BORDER_REPLICATE)
-    misfit = cv2.transform(cv2.absdiff(moved, new), np.full((1, 3), 1 / 3, np.float32))
-    misfit = cv2.GaussianBlur(misfit, (0, 0), _MISFIT_SMOOTHING * unit)
-    share = lent.strength * np.exp(-np.square(misfit / _MISFIT))
-    # From places in the reference to places in the lending face, and from pixels of S to pixels of R.
-    scale = side / size
-    turn, shift = lent.warp[:, :2], lent.warp[:, 2] + lent.warp[:, :2] @ (0, top)
-    lending = scale * (places @ turn.T + shift + 0.5) - 0.5
-    rows = side - round(scale * top)
-    fields = cv2.resize(
-        np.dstack((lending, share)).astype(np.float32), (side, rows), interpolation=cv2.INTER_LINEAR
-    )
-    detail = _picked(lent.values, fields, cv2.BORDER_CONSTANT)
+    size, side = face.shape[0], lent[0].values.shape[0]
+    new = face[top:]
+    rows = side - round(side / size * top)
     result = np.zeros((side, side, 3), np.float32)
     result[side - rows :] = cv2.resize(new, (side, rows), interpolation=cv2.INTER_CUBIC)
-    detail = detail.astype(np.float32) - np.float32(_NONE)
-    cv2.accumulateProduct(detail, cv2.merge([fields[..., 2]] * 3), result[side - rows :])
+    found = [_agreement(new, one, top) for one in lent]
+    whole = np.maximum(sum(share for _, share in found), np.float32(_LEAST_SHARE))
+    for one, (places, share) in zip(lent, found, strict=True):
+        of_all = share if len(lent) == 1 else np.asarray(share * share / whole, np.float32)
+        _add_detail(result[side - rows :], one, places, of_all, top)
     return result
+
+
+def _agreement(
+    new: NDArray[np.float32], lent: LentDetail, top: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Where in the reference, counted from `top`, each pixel of `new` comes from, and how surely it does, 0 to 1."""
+    unit = new.shape[1] / 96
+    reference = lent.reference[top:]
+    flow = cv2.GaussianBlur(_flow(new, reference), (0, 0), _FLOW_SMOOTHING * unit)
+    down, right = np.indices(flow.shape[:2], np.float32)
+    places = flow + np.dstack((right, down))
+    moved = _picked(reference.astype(np.float32), places, cv2.BORDER_REPLICATE)
+    misfit = cv2.transform(cv2.absdiff(moved, new), np.full((1, 3), 1 / 3, np.float32))
+    misfit = cv2.GaussianBlur(misfit, (0, 0), _MISFIT_SMOOTHING * unit)
+    return places, np.exp(-np.square(misfit / _MISFIT))
+
+
+def _add_detail(
+    result: NDArray[np.float32],
+    lent: LentDetail,
+    places: NDArray[np.float32],
+    share: NDArray[np.float32],
+    top: int,
+) -> None:
+    """Add the `share` of the detail at `places` of the reference to `result`, which lacks the rows above `top`."""
+    rows, side = result.shape[:2]
+    # From places in the reference to places in the lending face, and from pixels of S to pixels of R.
+    scale = side / share.shape[1]
+    turn, shift = lent.warp[:, :2], lent.warp[:, 2] + lent.warp[:, :2] @ (0, top)
+    lending = scale * (places @ turn.T + shift + 0.5) - 0.5
+    fields = cv2.resize(
+        np.dstack((lending, lent.strength * share)).astype(np.float32),
+        (side, rows),
+        interpolation=cv2.INTER_LINEAR,
+    )
+    detail = _picked(lent.values, fields, cv2.BORDER_CONSTANT).astype(np.float32) - np.float32(_NONE)
+    cv2.accumulateProduct(detail, cv2.merge([fields[..., 2]] * 3), result)
 
 
 def _picked(image: NDArray, places: NDArray, border: int) -> NDArray:

@@ -15,6 +15,8 @@ Generators that make a still picture speak paint another pose than the frame's, 
 it is, with soft edges.
 """
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +54,7 @@ def paste_face(
     shown: Image | None = None,
     reference: Image | None = None,
     paints: PaintedRegion = "lower half",
-    lent: LentDetail | None = None,
+    lent: Sequence[LentDetail] = (),
     *,
     match: bool = True,
 ) -> Image:
@@ -60,8 +62,8 @@ def paste_face(
 
     `frame` is uint8 BGR and stays as it is. `generated` is S × S × 3 BGR in grey levels, uint8 or float in
     [0, 255]. `shown` is the frame's crop that the generator saw, S × S × 3 uint8 (`crop.extract(frame)` when not
-    given), `reference` what it saw beside it (`shown` when not given), `lent` the detail of the frame that the
-    reference was made of. Colours and sharpness are matched first, unless `match` is false. Only pixels inside the
+    given), `reference` what it saw beside it (`shown` when not given), `lent` the detail of the frames that
+    references were made of. Colours and sharpness are matched first, unless `match` is false. Only pixels inside the
     crop's `lower_face_mask` change. A whole face is not matched, and has the mask `whole_face_mask`.
     """
     if shown is None:
@@ -81,7 +83,7 @@ def paste_into(
     shown: Image,
     reference: Image | None = None,
     paints: PaintedRegion = "lower half",
-    lent: LentDetail | None = None,
+    lent: Sequence[LentDetail] = (),
 ) -> Picture:
     """`paste_face` for a picture of any form: of planes, those pixels alone change, and as planes.
 
@@ -117,7 +119,7 @@ def face_change(
     size: int,
     reference: Image | None = None,
     paints: PaintedRegion = "lower half",
-    lent: LentDetail | None = None,
+    lent: Sequence[LentDetail] = (),
     *,
     match: bool = True,
 ) -> tuple[Field, Field] | None:
@@ -144,8 +146,8 @@ def face_change(
         return None
     face = np.zeros((size, size, 3), np.float32)
     face[top:] = new
-    if lent is not None and reference is not None:
-        face = with_detail(face, reference, lent, top)
+    if lent:
+        face = with_detail(face, lent, top)
     return face, share
 
 

@@ -33,7 +33,7 @@ from lipsmith.data.reader import ClipSet
 from lipsmith.data.splits import hold_out_speakers
 from lipsmith.data.storage import Location
 from lipsmith.errors import DataError
-from lipsmith.reference import placed_references
+from lipsmith.reference import AT_REST, OPEN, openness, placed_references, views_of
 from lipsmith.timebase import EXPERT_FRAMES, NUM_MELS, SILENCE, WINDOW_COLUMNS, expert_lead
 
 FloatArray = NDArray[np.float32]
@@ -375,12 +375,17 @@ def generator_batch(
             shift = _reference_shift(
                 own, clip, first, num_frames, least_reference_distance, num_reference_candidates, speaking
             )
-            if reference == "frame":
+            if reference == "pair":
+                two = _pair_frames(own, clip, first, num_frames, least_reference_distance)
+                one = np.concatenate([_moved(clip, frame, 1, motion) for frame in two], axis=-1)
+                references = placed_references(reference, np.repeat(one, num_frames, axis=0), targets)
+            elif reference == "frame":
                 references = _moved_references(clip, first, shift, num_frames, motion)
             else:
                 one = _moved(clip, first + shift + num_frames // 2, 1, motion)
                 references = placed_references(reference, np.repeat(one, num_frames, axis=0), targets)
-        both = recolour(own, _unit(np.concatenate([targets, references])), faces)
+        views = [targets, *views_of(references)]
+        parts = np.split(recolour(own, _unit(np.concatenate(views)), faces), len(views))
         speech, start = (
             (other, int(own.integers(0, len(other) - num_frames + 1))) if foreign else (clip, first)
         )
@@ -389,8 +394,8 @@ def generator_batch(
         frame_windows = window_batch(heard, speech.starts(lead_seconds)[start : start + num_frames])
         sync_windows = _sync_windows(own, speech, mel, start, num_frames, num_negatives, window_frames)
         return (
-            _channels_first(both[:num_frames]),
-            _channels_first(both[num_frames:]),
+            _channels_first(parts[0]),
+            _channels_first(np.concatenate(parts[1:], axis=-1)),
             frame_windows,
             sync_windows,
             foreign,
@@ -452,6 +457,34 @@ def _reference_shift(
     target = clip.upper_thumbnail(middle)
     unlike = [float(np.abs(clip.upper_thumbnail(middle + int(shift)) - target).mean()) for shift in drawn]
     return int(drawn[int(np.argmin(unlike))])
+
+
+_PAIR_CANDIDATES = 16
+_NEAR_SHARE = 2 / 3
+_SAME_SHARE, _ANY_SHARE = 0.15, 0.2
+
+
+def _pair_frames(rng: np.random.Generator, clip: Clip, first: int, count: int, least: int) -> tuple[int, int]:
+    """Frames of a mouth at rest and of an open one, alike in pose to the stretch of `count` frames from `first` on.
+
+    Sometimes both are the same frame, as at the beginning of a stream, and sometimes the first is any frame, as where
+    no mouth rests.
+    """
+    frames = np.arange(len(clip))
+    far = frames[(frames <= first - least) | (frames >= first + count - 1 + least)]
+    if not len(far):  # a clip just long enough: the end that is further away
+        far = np.array([0 if first >= len(clip) - count - first else len(clip) - 1])
+    middle = first + count // 2
+    target = clip.upper_thumbnail(middle)
+    drawn = rng.choice(far, min(_PAIR_CANDIDATES, len(far)), replace=False)
+    unlike = [float(np.abs(clip.upper_thumbnail(int(frame)) - target).mean()) for frame in drawn]
+    near = drawn[np.argsort(unlike, kind="stable")[: max(1, round(_NEAR_SHARE * len(drawn)))]]
+    values = [openness(clip.faces(int(frame), 1)[0]) for frame in near]
+    at_rest, wide = (int(near[choice.ordered(values)[0]]) for choice in (AT_REST, OPEN))
+    kind, other = rng.random(), int(rng.choice(near))
+    if kind < _SAME_SHARE:
+        return other, other
+    return (other if kind < _SAME_SHARE + _ANY_SHARE else at_rest), wide
 
 
 def _pause_starts(speaking: NDArray[np.bool_], count: int) -> NDArray[np.intp]:

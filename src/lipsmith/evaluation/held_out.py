@@ -7,8 +7,9 @@ Each held-out clip (the face) is paired with the speech of another held-out spea
 * **generated**: the face repainted for the foreign speech as `lipsmith sync` does it, with its references.
 
 Beside sync: how sharp the generated mouths are against the real ones; how like the real ones when the words are the
-face's own (reference from another moment of the clip, so that the answer is not shown); how still the mouth is when
-the sound is silence; and whether what the person said in the video can still be seen then (leakage).
+face's own (reference from another moment of the clip, so that the answer is not shown); whether they open and close
+when the real ones do; how still the mouth is when the sound is silence; and whether what the person said in the video
+can still be seen then (leakage).
 """
 
 import json
@@ -25,7 +26,15 @@ from lipsmith.conditioning import ReferenceForm, generator_faces, lower_half, ve
 from lipsmith.data.clips import Clip
 from lipsmith.data.samples import Split, expert_windows, load_split
 from lipsmith.errors import DataError, UsageError, WeightsError
-from lipsmith.evaluation.mouth import gradient_ratio, mouth_variation, psnr, sharpness_ratio, ssim
+from lipsmith.evaluation.mouth import (
+    closure_rank,
+    gradient_ratio,
+    mouth_variation,
+    opening_correlation,
+    psnr,
+    sharpness_ratio,
+    ssim,
+)
 from lipsmith.evaluation.strips import film_strip
 from lipsmith.evaluation.sync_score import (
     Interval,
@@ -37,7 +46,7 @@ from lipsmith.evaluation.sync_score import (
     summarise,
 )
 from lipsmith.geometry import Image
-from lipsmith.reference import clip_references, placed_references
+from lipsmith.reference import clip_references, references_elsewhere
 from lipsmith.timebase import MEL_RATE_HZ, SILENCE
 
 FloatArray = NDArray[np.float32]
@@ -56,7 +65,7 @@ class FaceGenerator(Protocol):
     face_size: int
 
     def generate(self, mels: FloatArray, faces: FloatArray) -> FloatArray:
-        """(n, 1, 80, 16), (n, 6, S, S) → (n, 3, S, S)."""
+        """(n, 1, 80, 16), (n, 6 or 9, S, S) → (n, 3, S, S)."""
         ...
 
 
@@ -108,6 +117,10 @@ class PairResult:
     """Decibels, lower half, own words."""
     ssim_lower: float
     """Lower half, own words."""
+    opening: float
+    """`opening_correlation`, own words, with inference's references."""
+    closure: float
+    """`closure_rank`, likewise."""
     variation_real: float
     """`mouth_variation` of the real clip, grey levels; as the following two."""
     variation_speech: float
@@ -115,7 +128,7 @@ class PairResult:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready values; what is not finite as None."""
-        numbers = ("sharpness", "gradient", "psnr_lower", "ssim_lower")
+        numbers = ("sharpness", "gradient", "psnr_lower", "ssim_lower", "opening", "closure")
         variations = ("variation_real", "variation_speech", "variation_silence")
         return {
             "face": self.face,
@@ -138,6 +151,10 @@ class HeldOutReport:
     gradient: Interval
     psnr_lower: Interval
     ssim_lower: Interval
+    opening: Interval
+    """Correlation of how open generated and real mouths are, own words."""
+    closure: Interval
+    """How closed generated mouths are where the real ones close, 0 to 1, chance 0.5, own words."""
     motion_in_speech: Interval
     """Variation of the generated mouths over that of the real ones while they speak."""
     motion_in_silence: Interval
@@ -150,6 +167,8 @@ class HeldOutReport:
             "gradient",
             "psnr_lower",
             "ssim_lower",
+            "opening",
+            "closure",
             "motion_in_speech",
             "motion_in_silence",
         )
@@ -188,6 +207,8 @@ class HeldOutReport:
             f"| sharpness, generated / real (gradient energy) | {_plain(self.gradient, 2)} |",
             f"| PSNR of the lower half, own words | {_plain(self.psnr_lower, 1)} dB |",
             f"| SSIM of the lower half, own words | {_plain(self.ssim_lower, 3)} |",
+            f"| opens when the real mouth does, own words (correlation) | {_plain(self.opening, 2)} |",
+            f"| openness where the real mouth closes, own words (chance 0.5) | {_plain(self.closure, 2)} |",
             f"| motion while speaking, generated / real | {_plain(self.motion_in_speech, 2)} |",
             f"| motion in silence / while speaking | {_plain(self.motion_in_silence, 2)} |",
         ]
@@ -268,8 +289,10 @@ def evaluate_pair(generator: OpenGenerator, judge: SyncJudge, pair: Pair) -> Pai
     windows = pair.speech.windows(lead)[:count]
     generated = generator.repaint(real, windows)
     silent = generator.repaint(real, np.full_like(windows, SILENCE))
-    elsewhere = placed_references(generator.reference, np.roll(real, count // 2, axis=0), real)
-    repainted = generator.repaint(real, pair.face.windows(lead)[:count], elsewhere)
+    elsewhere = references_elsewhere(generator.reference, real)
+    own_windows = pair.face.windows(lead)[:count]
+    repainted = generator.repaint(real, own_windows, elsewhere)
+    spoken = generator.repaint(real, own_windows)
     half = real.shape[1] // 2
     scores = score_conditions(judge, real, generated, silent, own_sound, heard)
     return PairResult(
@@ -282,6 +305,8 @@ def evaluate_pair(generator: OpenGenerator, judge: SyncJudge, pair: Pair) -> Pai
         gradient=gradient_ratio(generated, real),
         psnr_lower=float(np.mean(psnr(repainted[:, half:], real[:, half:]))),
         ssim_lower=float(np.mean(ssim(repainted[:, half:], real[:, half:]))),
+        opening=opening_correlation(spoken, real),
+        closure=closure_rank(spoken, real),
         variation_real=mouth_variation(real),
         variation_speech=mouth_variation(generated),
         variation_silence=mouth_variation(silent),
@@ -358,6 +383,8 @@ def summarise_pairs(results: Sequence[PairResult]) -> HeldOutReport:
         gradient=mean([result.gradient for result in results]),
         psnr_lower=mean([result.psnr_lower for result in results]),
         ssim_lower=mean([result.ssim_lower for result in results]),
+        opening=mean([result.opening for result in results]),
+        closure=mean([result.closure for result in results]),
         motion_in_speech=ratio(speech, [result.variation_real for result in results]),
         motion_in_silence=ratio([result.variation_silence for result in results], speech),
     )

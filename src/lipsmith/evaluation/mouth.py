@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipsmith.geometry import LUMA_BGR
+from lipsmith.reference import openness
 
 Images = NDArray[np.uint8]
 
@@ -20,6 +21,7 @@ MOUTH_COLUMNS = (0.25, 0.75)
 _SSIM_WINDOW = 11
 _SSIM_SIGMA = 1.5
 _PEAK = 255.0
+_CLOSED_SHARE = 0.2
 
 
 def mouth_region(faces: NDArray) -> NDArray:
@@ -100,6 +102,36 @@ def image_motion(images: Images) -> NDArray[np.float64]:
 def mouth_variation(faces: Images) -> float:
     """Standard deviation of each pixel of the mouth region over time, averaged: 0 for a still mouth."""
     return float(_luma(mouth_region(faces)).astype(np.float64).std(axis=0).mean())
+
+
+def opening_correlation(generated: Images, real: Images) -> float:
+    """Pearson's correlation over time of how open the generated mouth is with how open the real one is, same words.
+
+    By `lipsmith.reference.openness` of each face crop; NaN where one of them never moves.
+    """
+    made, wanted = _openness(generated, real)
+    if np.ptp(made) == 0 or np.ptp(wanted) == 0:
+        return float("nan")
+    return float(np.corrcoef(made, wanted)[0, 1])
+
+
+def closure_rank(generated: Images, real: Images) -> float:
+    """How closed the generated mouth is where the real one closes, same words: 0 to 1, chance is 0.5.
+
+    Of the fifth of the frames in which the real mouth is least open, such as at m, b, p and in pauses, the mean rank of
+    the generated one by openness among all its frames, 0 for the least open. Where it closes in the same frames: 0.1.
+    """
+    made, wanted = _openness(generated, real)
+    count = max(1, round(_CLOSED_SHARE * len(wanted)))
+    closed = np.argsort(wanted, kind="stable")[:count]
+    # Frames that are equally open share their rank.
+    ranks = (made[closed, None] > made).sum(axis=1) + ((made[closed, None] == made).sum(axis=1) - 1) / 2
+    return float(ranks.mean() / max(1, len(made) - 1))
+
+
+def _openness(*videos: Images) -> list[NDArray[np.float64]]:
+    _require_same(*videos)
+    return [np.array([openness(face) for face in faces], np.float64) for faces in videos]
 
 
 @dataclass(frozen=True, slots=True)

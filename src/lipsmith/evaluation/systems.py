@@ -191,7 +191,7 @@ def _folder_name(name: str) -> str:
 class _CopyingGenerator:
     """Returns the reference, which is the frame's own face: the pipeline then changes nothing at all."""
 
-    name, device, face_size = "copy", "cpu", _COPY_FACE_SIZE
+    name, device, face_size, num_references = "copy", "cpu", _COPY_FACE_SIZE, 1
 
     def generate(self, mels: NDArray[np.float32], faces: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `GeneratorRuntime.generate`."""

@@ -37,7 +37,7 @@ def articulate(network: Any, factor: float) -> None:
     listening = layer.register_forward_hook(lambda module, given, code: codes.append(code.clone()))
     with torch.inference_mode():
         window = torch.full((1, 1, NUM_MELS, WINDOW_COLUMNS), SILENCE)
-        network(window, torch.zeros(1, 6, network.face_size, network.face_size))
+        network(window, torch.zeros(1, 3 + 3 * network.num_references, network.face_size, network.face_size))
     listening.remove()
     (at_rest,) = codes
 

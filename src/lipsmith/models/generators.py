@@ -14,9 +14,10 @@ class Generator(Protocol):
 
     width: float
     face_size: int
+    num_references: int
 
     def forward(self, mel: Tensor, faces: Tensor) -> Tensor:
-        """Mel (n, 1, 80, 16) and faces (n, 6, S, S) → faces (n, 3, S, S), BGR 0 to 1."""
+        """Mel (n, 1, 80, 16) and faces (n, 3 + 3 · num_references, S, S) → faces (n, 3, S, S), BGR 0 to 1."""
         ...
 
 

@@ -50,6 +50,8 @@ class LipGan(nn.Module):
         face_size: side of the face crop in pixels, one of `FACE_SIZES`.
     """
 
+    num_references = 1
+
     def __init__(self, width: float = 1.0, face_size: int = 96) -> None:
         super().__init__()
         sides, counts = _levels(face_size, width)

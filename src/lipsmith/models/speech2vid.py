@@ -27,6 +27,8 @@ class Speech2Vid(nn.Module):
         face_size: side of the face crop in pixels, one of `lipsmith.models.wav2lip.FACE_SIZES`.
     """
 
+    num_references = 1
+
     def __init__(self, width: float = 1.0, face_size: int = 96) -> None:
         if face_size not in FACE_SIZES:
             raise ValueError(f"face_size is {face_size}; it can be {', '.join(map(str, FACE_SIZES))}")

@@ -60,6 +60,9 @@ class Wav2Lip(nn.Module):
     ===== ========= ========== =============
     """
 
+    num_references = 1
+    """How many faces it sees beside the masked one."""
+
     def __init__(self, width: float = 1.0, face_size: int = 96) -> None:
         if face_size not in FACE_SIZES:
             raise ValueError(f"face_size is {face_size}; it can be {', '.join(map(str, FACE_SIZES))}")
@@ -75,7 +78,7 @@ class Wav2Lip(nn.Module):
         code = scale_channels(CODE_CHANNELS, width)
         kernel = sides[-1]
 
-        encoder = [nn.Sequential(ConvBlock(6, encoded[0], 7, 1, 3))]
+        encoder = [nn.Sequential(ConvBlock(3 + 3 * self.num_references, encoded[0], 7, 1, 3))]
         counts = _levels(ENCODER_RESIDUALS, len(sides))[1:]
         for (before, after), count in zip(pairwise(encoded), counts, strict=True):
             encoder.append(nn.Sequential(ConvBlock(before, after, 3, 2, 1), *residual_blocks(after, count)))
@@ -121,23 +124,24 @@ class Wav2Lip(nn.Module):
 
     def head(self, mel: Tensor, faces: Tensor) -> Tensor:
         """What the last layer gives before it becomes colours, (n, C, S, S); arguments as of `forward`."""
-        return self.output_block[:-1](self._decode(mel, faces))
+        return self.output_block[:-1](self._decode(mel, faces)[-1])
 
     def show(self, head: Tensor, faces: Tensor) -> Tensor:
         """What is seen, (n, 3, S, S), of what `head` gave for the same faces."""
         return self.output_block[-1](head)
 
-    def _decode(self, mel: Tensor, faces: Tensor) -> Tensor:
-        """What the head receives, (n, C, S, S)."""
-        encoded = []
+    def _decode(self, mel: Tensor, faces: Tensor) -> list[Tensor]:
+        """What the decoder's stages give, coarsest first: 1, 3, 6, … S pixels a side; the head receives the last."""
+        encoded, decoded = [], []
         x = faces
         for block in self.face_encoder_blocks:
             x = block(x)  # (n, C, S / 2^level, S / 2^level), at last (n, C, 1, 1)
             encoded.append(x)
         x = self.audio_encoder(mel)  # (n, C, 1, 1)
         for block in self.face_decoder_blocks:
-            x = torch.cat((block(x), encoded.pop()), dim=1)  # 1, 3, 6, … S pixels a side
-        return x
+            x = torch.cat((block(x), encoded.pop()), dim=1)
+            decoded.append(x)
+        return decoded
 
 
 class WarpingWav2Lip(Wav2Lip):
@@ -164,21 +168,26 @@ class WarpingWav2Lip(Wav2Lip):
 
     def head(self, mel: Tensor, faces: Tensor) -> Tensor:
         """See `Wav2Lip.head`; C = 6: see the class."""
-        return self.output_block(self._decode(mel, faces)).float()
+        return self.output_block(self._decode(mel, faces)[-1]).float()
 
     def show(self, head: Tensor, faces: Tensor) -> Tensor:
         """See `Wav2Lip.show`."""
         colour, share, flow = head.split((3, 1, 2), dim=1)
+        moved = self._moved(faces[:, 3:6], self._smooth(flow))
+        return self._paint(moved, torch.sigmoid(colour), torch.sigmoid(share))
+
+    def _smooth(self, flow: Tensor) -> Tensor:
         flow = nn.functional.avg_pool2d(flow, self.FLOW_CELL)
-        flow = nn.functional.interpolate(
+        return nn.functional.interpolate(
             flow, scale_factor=float(self.FLOW_CELL), mode="bilinear", align_corners=False
         )
+
+    def _moved(self, reference: Tensor, flow: Tensor) -> Tensor:
         # Positions run from -1 to 1 over the side.
-        place = self._places(faces) + 2 * self.LARGEST_FLOW * torch.tanh(flow).permute(0, 2, 3, 1)
-        moved = nn.functional.grid_sample(
-            faces[:, 3:].float(), place, mode="bilinear", padding_mode="border", align_corners=False
+        place = self._places(reference) + 2 * self.LARGEST_FLOW * torch.tanh(flow).permute(0, 2, 3, 1)
+        return nn.functional.grid_sample(
+            reference.float(), place, mode="bilinear", padding_mode="border", align_corners=False
         )
-        return self._paint(moved, torch.sigmoid(colour), torch.sigmoid(share))
 
     def _paint(self, moved: Tensor, colour: Tensor, share: Tensor) -> Tensor:
         """What is seen, (n, 3, S, S), where of `colour` (n, 3, S, S) the `share` (n, 1, S, S) is laid over `moved`."""
@@ -267,18 +276,74 @@ class RelightingWav2Lip(WarpingWav2Lip):
         return colours / light.clamp(min=self._DARK) - 1
 
 
+class PairedWav2Lip(RelightingWav2Lip):
+    """`RelightingWav2Lip` with two references: a mouth at rest, and an open one.
+
+    What an open mouth shows, teeth and tongue, is different in everybody, and a painter that has seen few people paints
+    a dark bar. Here both mouths are moved and relit to say the sound, each by a head of its own; of the second there is
+    as much as the sound opens the mouth. So lips that rest are those of the first, and teeth those of the second.
+
+    Arguments and dimensions are those of `RelightingWav2Lip`, except that faces are (n, 9, S, S): the target with its
+    lower half zeroed, the mouth at rest, the open one (the form `pair` of `lipsmith.reference`). `head` gives the
+    channels of one head, of the other, and how much of the second there is, before a sigmoid and the same everywhere.
+    """
+
+    num_references = 2
+    parts: tuple[Tensor, Tensor, Tensor]
+    """In training, of the last pass: what was made of either mouth, (n, 3, S, S), and the share of the second."""
+
+    OPEN_CHANNELS = 16
+    _LITTLE = -2.0
+    _BEYOND = 0.15
+    _OPENING_STEP = 8.0  # learnt that much faster: one number decides about all pixels
+
+    def __init__(self, width: float = 1.0, face_size: int = 96) -> None:
+        super().__init__(width, face_size)
+        full = scale_channels(DECODER_CHANNELS[0], width) + scale_channels(ENCODER_CHANNELS[0], width)
+        self.open_output_block = self._head(full, scale_channels(HEAD_CHANNELS, width))
+        quarter = scale_channels(DECODER_CHANNELS[2], width) + scale_channels(ENCODER_CHANNELS[2], width)
+        last = nn.Conv2d(self.OPEN_CHANNELS, 1, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.constant_(last.bias, self._LITTLE / self._OPENING_STEP)  # type: ignore[arg-type]
+        self.opening_block = nn.Sequential(ConvBlock(quarter, self.OPEN_CHANNELS, 3, 1, 1), last)
+
+    def head(self, mel: Tensor, faces: Tensor) -> Tensor:
+        """See `Wav2Lip.head`; C = 13: see the class."""
+        decoded = self._decode(mel, faces)
+        heads = [block(decoded[-1]).float() for block in (self.output_block, self.open_output_block)]
+        opening = self._OPENING_STEP * self.opening_block(decoded[-3]).float().mean((2, 3), keepdim=True)
+        return torch.cat((*heads, opening.expand(-1, -1, self.face_size, self.face_size)), dim=1)
+
+    def show(self, head: Tensor, faces: Tensor) -> Tensor:
+        """See `Wav2Lip.show`."""
+        first, second, opening = head.split((6, 6, 1), dim=1)
+        at_rest = super().show(first, faces[:, :6])
+        opened = super().show(second, torch.cat((faces[:, :3], faces[:, 6:]), dim=1))
+        # A little beyond 0 and 1, so that it gets there.
+        share = ((1 + 2 * self._BEYOND) * torch.sigmoid(opening) - self._BEYOND).clamp(0, 1)
+        if self.training:
+            self.parts = at_rest, opened, share
+        return torch.lerp(at_rest, opened, share)
+
+
 GENERATORS: dict[str, type[Wav2Lip]] = {
     "wav2lip": Wav2Lip,
     "wav2lip-warp": WarpingWav2Lip,
     "wav2lip-relight": RelightingWav2Lip,
+    "wav2lip-pair": PairedWav2Lip,
 }
 """Generators by the architecture that cards and recipes name."""
+
+
+_OF_PAIRS = ("open_output_block.", "opening_block.")
 
 
 def paint_with(network: Wav2Lip, tensors: dict[str, Tensor]) -> None:
     """Load the tensors of a `Wav2Lip` of the same dimensions; a `WarpingWav2Lip` paints like it and moves nothing yet.
 
-    A `RelightingWav2Lip` takes those of a `WarpingWav2Lip` too.
+    A `RelightingWav2Lip` takes those of a `WarpingWav2Lip` too, and a `PairedWav2Lip` those of either: it makes of both
+    mouths what they make of one, and shows little of the second yet. The other way round, only what a pair makes of the
+    mouth at rest is taken.
 
     Raises:
         RuntimeError: tensors of other dimensions.
@@ -289,6 +354,16 @@ def paint_with(network: Wav2Lip, tensors: dict[str, Tensor]) -> None:
         if name in tensors and len(tensors[name]) == 3 < len(own[name]):
             rest = torch.zeros_like(own[name][3:])
             tensors[name] = torch.cat((tensors[name], rest))
-    for name in own.keys() - tensors.keys() & {"paint_chroma"}:
-        tensors[name] = own[name]
+    first = "face_encoder_blocks.0.0.conv_block.0.weight"
+    if first in tensors:
+        unseen = torch.zeros_like(own[first][:, tensors[first].shape[1] :])
+        tensors[first] = torch.cat((tensors[first], unseen), dim=1)
+        if network.num_references == 1 and any(name.startswith(_OF_PAIRS) for name in tensors):
+            tensors[first] = tensors[first][:, :6]
+            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(_OF_PAIRS)}
+    for name in own.keys() - tensors.keys():
+        if name.startswith("open_output_block."):
+            tensors[name] = tensors.get(name.removeprefix("open_"), own[name])
+        elif name == "paint_chroma" or name.startswith(_OF_PAIRS):
+            tensors[name] = own[name]
     network.load_state_dict(tensors)

@@ -32,13 +32,16 @@ class GeneratorRuntime(Protocol):
     """Where it computes: "cpu", "cuda", "cuda:1", "mps"."""
     face_size: int
     """Side S of the faces in pixels."""
+    num_references: int
+    """How many faces it sees beside the masked one (`lipsmith.conditioning.NUM_REFERENCES`)."""
 
     def generate(self, mels: FloatArray, faces: FloatArray) -> FloatArray:
         """Generate one face for each window of sound.
 
         Args:
             mels: (n, 1, 80, 16) float32, the window of the mel that each frame hears, -4 to 4.
-            faces: (n, 6, S, S) float32, BGR 0 to 1: the target, its lower half zeroed, then the reference.
+            faces: (n, 6, S, S) float32, BGR 0 to 1: the target, its lower half zeroed, then the reference; or
+                (n, 9, S, S), of weights that see two references (`lipsmith.conditioning.ReferenceForm`).
 
         Returns:
             (n, 3, S, S) float32, BGR 0 to 1, a new array. Any n, 0 included: a runtime splits and pads as
@@ -109,15 +112,15 @@ def resolve_runtime(
     return runtime
 
 
-def check_inputs(mels: FloatArray, faces: FloatArray, face_size: int) -> None:
-    """Refuse what a network of `face_size` cannot be given, with both shapes in the message.
+def check_inputs(mels: FloatArray, faces: FloatArray, face_size: int, num_references: int = 1) -> None:
+    """Refuse what a network that sees so many references cannot be given, with both shapes in the message.
 
     Raises:
         ValueError: another shape or dtype than `GeneratorRuntime.generate` asks for.
     """
     for name, array, shape in (
         ("mels", mels, (1, NUM_MELS, WINDOW_COLUMNS)),
-        ("faces", faces, (6, face_size, face_size)),
+        ("faces", faces, (3 + 3 * num_references, face_size, face_size)),
     ):
         if array.dtype != np.float32:
             raise ValueError(f"{name} is {array.dtype}; it must be float32 (faces from 0 to 1, not 0 to 255)")

@@ -91,12 +91,12 @@ def export_generator(
     """Write `model` into `folder` as generator.xml and generator.bin, and check the written files against it.
 
     Args:
-        model: a generator with `face_size`, `forward(mel, faces)`; neither changed nor moved.
+        model: a generator (`lipsmith.models.generators.Generator`); neither changed nor moved.
         folder: made if absent. The files appear when they were checked; on an error, what was there stays.
         precision: "fp32"; "fp16" stores weights in half the bytes and computes in float32; "int8" quantises
             weights and activations for processors with 8-bit instructions, by NNCF (extra `train`); where all
             in 8 bits is too coarse, the head stays in floating point.
-        calibration: batches of (mels (n, 1, 80, 16), faces (n, 6, S, S)) float32 from real clips, in all at
+        calibration: batches of (mels (n, 1, 80, 16), faces (n, 6 or 9, S, S)) float32 from real clips, in all at
             least `MIN_CALIBRATION_ROWS` rows: needed for "int8", a further check otherwise. A few hundred
             rows of many people serve best; all are held in memory.
         articulation: what it is going to be run with (`lipsmith.runtime.resolve_runtime`): the ranges of "int8" hold
@@ -113,16 +113,16 @@ def export_generator(
     """
     if precision not in PRECISIONS:
         raise UsageError(f"There is no precision “{precision}”. There are: {', '.join(PRECISIONS)}.")
-    face_size = int(model.face_size)  # type: ignore[arg-type]
+    face_shape = _face_shape(model)
     network = copy.deepcopy(model).eval().float().cpu()
-    mels, faces, judged = _gather(calibration, face_size)
+    mels, faces, judged = _gather(calibration, face_shape)
     if precision == "int8" and len(mels) < MIN_CALIBRATION_ROWS:
         raise UsageError(
             f"int8 needs at least {MIN_CALIBRATION_ROWS} calibration samples of real faces and speech; "
             f"there are {len(mels)}."
         )
 
-    graph = _convert(network if precision == "int8" else _without_additions(network), face_size)
+    graph = _convert(network if precision == "int8" else _without_additions(network), face_shape)
     make_articulate(graph)
     if articulation != 1:
         articulate(graph, articulation)
@@ -132,7 +132,7 @@ def export_generator(
         mels, faces = mels[judged], faces[judged]
     else:
         # Noise reaches more of a network than faces do.
-        noise_mels, noise_faces = _noise(face_size)
+        noise_mels, noise_faces = _noise(face_shape)
         mels, faces = np.concatenate((mels, noise_mels)), np.concatenate((faces, noise_faces))
     expected = _run_torch(network, mels, faces)
     if not np.isfinite(expected).all():
@@ -221,13 +221,13 @@ def _write(graph: Any, folder: Path, precision: Precision, samples: _Samples) ->
 
 
 def _gather(
-    calibration: Iterable[tuple[FloatArray, FloatArray]] | None, face_size: int
+    calibration: Iterable[tuple[FloatArray, FloatArray]] | None, face_shape: tuple[int, int, int]
 ) -> tuple[FloatArray, FloatArray, BoolArray]:
     """All rows of `calibration`, none where there is none, in two arrays; and which of them are to judge by."""
     mels = [np.empty((0, 1, NUM_MELS, WINDOW_COLUMNS), np.float32)]
-    faces = [np.empty((0, 6, face_size, face_size), np.float32)]
+    faces = [np.empty((0, *face_shape), np.float32)]
     for some_mels, some_faces in calibration or ():
-        check_inputs(some_mels, some_faces, face_size)
+        check_inputs(some_mels, some_faces, face_shape[1], face_shape[0] // 3 - 1)
         mels.append(some_mels)
         faces.append(some_faces)
     sizes = [len(batch) for batch in mels[1:]]
@@ -236,10 +236,16 @@ def _gather(
     return np.concatenate(mels), np.concatenate(faces), numbers % JUDGED_EVERY == 0
 
 
-def _noise(face_size: int) -> tuple[FloatArray, FloatArray]:
+def _face_shape(model: nn.Module) -> tuple[int, int, int]:
+    """Of what it sees: the masked face and its references, a channel for each colour; rows; columns."""
+    size, count = int(model.face_size), int(model.num_references)  # type: ignore[arg-type]
+    return 3 + 3 * count, size, size
+
+
+def _noise(face_shape: tuple[int, int, int]) -> tuple[FloatArray, FloatArray]:
     random = np.random.default_rng(0)
     mels = random.uniform(-4, 4, (2, 1, NUM_MELS, WINDOW_COLUMNS)).astype(np.float32)
-    faces = random.uniform(0, 1, (2, 6, face_size, face_size)).astype(np.float32)
+    faces = random.uniform(0, 1, (2, *face_shape)).astype(np.float32)
     faces[:, :3] = mask_lower_half(faces[:, :3])
     return mels, faces
 
@@ -266,10 +272,10 @@ def _without_additions(network: nn.Module) -> nn.Module:
     return folded
 
 
-def _convert(network: nn.Module, face_size: int) -> Any:
+def _convert(network: nn.Module, face_shape: tuple[int, int, int]) -> Any:
     """The `openvino.Model` of `network`, its batch left open."""
     ov = import_openvino()
-    shapes = ([-1, 1, NUM_MELS, WINDOW_COLUMNS], [-1, 6, face_size, face_size])
+    shapes = ([-1, 1, NUM_MELS, WINDOW_COLUMNS], [-1, *face_shape])
     example = tuple(torch.zeros([2, *shape[1:]]) for shape in shapes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing warns of its own internals

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lipsmith.conditioning import NUM_REFERENCES
 from lipsmith.engine import compile_on_cpu, import_openvino
 from lipsmith.errors import RuntimeUnavailableError, WeightsError
 from lipsmith.machine import is_learning_on
@@ -72,7 +73,10 @@ class OpenVinoGenerator:
             )
         path = Path(folder) / OPENVINO_NAME
         self._model: Any = read_generator(path)
-        self.face_size: int = self._model.inputs[1].get_partial_shape()[2].get_length()
+        channels, self.face_size = (
+            self._model.inputs[1].get_partial_shape()[axis].get_length() for axis in (1, 2)
+        )
+        self.num_references = channels // 3 - 1
         self._threads = threads
         self._articulation = articulation
         self._is_articulated = articulation == 1
@@ -86,7 +90,6 @@ class OpenVinoGenerator:
         self._networks[self._full] = _Network(
             self._source,
             *self._full,
-            self.face_size,
             threads,
             known_by=f"{_identity(path)} articulation {articulation!r}",
         )
@@ -113,8 +116,8 @@ class OpenVinoGenerator:
         return remembered or choices[0]
 
     def generate(self, mels: FloatArray, faces: FloatArray) -> FloatArray:
-        """(n, 1, 80, 16), (n, 6, S, S) → (n, 3, S, S). See `GeneratorRuntime.generate`."""
-        check_inputs(mels, faces, self.face_size)
+        """(n, 1, 80, 16), (n, 6 or 9, S, S) → (n, 3, S, S). See `GeneratorRuntime.generate`."""
+        check_inputs(mels, faces, self.face_size, self.num_references)
         if self._model is None:
             raise RuntimeUnavailableError("This generator was closed; resolve a new one.")
         check_process(self._process)
@@ -148,7 +151,7 @@ class OpenVinoGenerator:
 
     def _network(self, shape: tuple[int, int]) -> "_Network":
         if shape not in self._networks:
-            self._networks[shape] = _Network(self._source, *shape, self.face_size, self._threads)
+            self._networks[shape] = _Network(self._source, *shape, self._threads)
         return self._networks[shape]
 
     def _follow_trial(self, trial: Trial) -> None:
@@ -185,7 +188,6 @@ class _Network:
         source: Callable[[], Any],
         rows: int,
         streams: int,
-        face_size: int,
         threads: int | None,
         *,
         known_by: str | None = None,
@@ -194,7 +196,9 @@ class _Network:
 
         def shaped() -> Any:
             copy = source().clone()
-            copy.reshape({0: [rows, 1, NUM_MELS, WINDOW_COLUMNS], 1: [rows, 6, face_size, face_size]})
+            copy.reshape(
+                {number: [rows, *port.get_partial_shape()[1:]] for number, port in enumerate(copy.inputs)}
+            )
             return copy
 
         if known_by is not None:
@@ -206,8 +210,8 @@ class _Network:
             _Slot(
                 compiled.create_infer_request(),
                 # Behind a short last batch lie former rows, which are not read.
-                np.zeros((rows, 1, NUM_MELS, WINDOW_COLUMNS), np.float32),
-                np.zeros((rows, 6, face_size, face_size), np.float32),
+                np.zeros(compiled.inputs[0].get_shape(), np.float32),
+                np.zeros(compiled.inputs[1].get_shape(), np.float32),
             )
             for _ in range(streams)
         ]
@@ -271,14 +275,17 @@ def read_generator(path: Path) -> Any:
     shapes = [port.get_partial_shape() for port in (*model.inputs, *model.outputs)]
     face_size = shapes[1][2].max_length if len(shapes) > 1 and len(shapes[1]) == 4 else -1
     wanted = [
-        [-1, 1, NUM_MELS, WINDOW_COLUMNS],
-        [-1, 6, face_size, face_size],
-        [-1, 3, face_size, face_size],
+        [
+            ov.PartialShape([-1, 1, NUM_MELS, WINDOW_COLUMNS]),
+            ov.PartialShape([-1, 3 + 3 * count, face_size, face_size]),
+            ov.PartialShape([-1, 3, face_size, face_size]),
+        ]
+        for count in set(NUM_REFERENCES.values())
     ]
-    if face_size < 1 or shapes != [ov.PartialShape(shape) for shape in wanted]:
+    if face_size < 1 or shapes not in wanted:
         raise WeightsError(
             f"{path} is no lip-sync generator: its inputs and outputs are {', '.join(map(str, shapes))}, "
-            "not (n, 1, 80, 16), (n, 6, S, S) → (n, 3, S, S)."
+            "not (n, 1, 80, 16), (n, 6 or 9, S, S) → (n, 3, S, S)."
         )
     return model
 

@@ -57,6 +57,7 @@ class TorchGenerator:
         if articulation != 1:
             articulate(network, articulation)
         self.face_size = int(network.face_size)  # type: ignore[arg-type]
+        self.num_references = int(network.num_references)  # type: ignore[arg-type]
         network.to(self._device, self._dtype)
         # mypy does not know this overload.
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -65,8 +66,8 @@ class TorchGenerator:
 
     @torch.inference_mode()
     def generate(self, mels: FloatArray, faces: FloatArray) -> FloatArray:
-        """(n, 1, 80, 16), (n, 6, S, S) → (n, 3, S, S). See `GeneratorRuntime.generate`."""
-        check_inputs(mels, faces, self.face_size)
+        """(n, 1, 80, 16), (n, 6 or 9, S, S) → (n, 3, S, S). See `GeneratorRuntime.generate`."""
+        check_inputs(mels, faces, self.face_size, self.num_references)
         if self._network is None:
             raise RuntimeUnavailableError("This generator was closed; resolve a new one.")
         check_process(self._process)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lipsmith.conditioning import ReferenceForm, generator_faces, visibility
+from lipsmith.conditioning import NUM_REFERENCES, ReferenceForm, generator_faces, visibility
 from lipsmith.data.clips import Clip, ClipRecord, load_clip
 from lipsmith.errors import NoFaceError, UsageError
 from lipsmith.faces.detect import FaceDetector, resolve_detector
@@ -25,7 +25,7 @@ from lipsmith.runtime.base import FloatArray
 from lipsmith.weights.card import WeightCard
 
 Batch = tuple[FloatArray, FloatArray]
-"""Mels (n, 1, 80, 16) and faces (n, 6, S, S), as `lipsmith.runtime.GeneratorRuntime.generate` takes them."""
+"""Mels (n, 1, 80, 16) and faces (n, 6 or 9, S, S), as `lipsmith.runtime.GeneratorRuntime.generate` takes them."""
 
 DRAWN = "drawn"
 """In place of a video: people that Lipsmith draws."""
@@ -41,7 +41,7 @@ _DRAWN_SPEAKERS = 24
 def calibration_batches(
     data: Path, records: Sequence[ClipRecord], face_size: int, reference: ReferenceForm = "frame"
 ) -> Iterator[Batch]:
-    """What the generator is given at inference, from clips all over `records`: mels (n, 1, 80, 16), faces (n, 6, S, S).
+    """What the generator is given at inference, from clips all over `records`.
 
     References are those of inference. Every second clip hears the clip before it, as a video that is dubbed does.
     """
@@ -115,7 +115,7 @@ def _batches_of_video(video: Path, card: WeightCard, detector: FaceDetector, mos
             (frame.image for frame in read_frames(video)), max(1, int(_VIDEO_SECONDS * rate))
         )
 
-    recorder = _Recorder(card.face_size)
+    recorder = _Recorder(card.face_size, card.reference)
     syncer = LipSyncer(card, recorder, detector)
     track = syncer.track(images(), rate=rate)
     num_faces = sum(box is not None for box in track)
@@ -143,19 +143,20 @@ class _Recorder:
     ROWS = 8
     """Most rows of a batch that are kept."""
 
-    def __init__(self, face_size: int) -> None:
+    def __init__(self, face_size: int, reference: ReferenceForm) -> None:
         self.face_size = face_size
+        self.num_references = NUM_REFERENCES[reference]
         self.every = 1
         """One call in so many is kept."""
         self.batches: list[Batch] = []
         self._calls = 0
 
     def generate(self, mels: FloatArray, faces: FloatArray) -> FloatArray:
-        """(n, 1, 80, 16), (n, 6, S, S) → (n, 3, S, S)."""
+        """(n, 1, 80, 16), (n, 6 or 9, S, S) → (n, 3, S, S)."""
         if len(faces) and self._calls % self.every == 0:
             self.batches.append((mels[: self.ROWS].copy(), faces[: self.ROWS].copy()))
         self._calls += 1
-        return faces[:, 3:].copy()
+        return faces[:, 3:6].copy()
 
     def close(self) -> None:
         """Nothing is held open."""

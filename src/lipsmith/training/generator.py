@@ -18,7 +18,7 @@ from lipsmith.data.storage import Location
 from lipsmith.errors import DataError, OutputError, RecipeError, WeightsError
 from lipsmith.geometry import Image
 from lipsmith.models.generators import build_generator
-from lipsmith.models.wav2lip import Wav2Lip, paint_with
+from lipsmith.models.wav2lip import PairedWav2Lip, Wav2Lip, paint_with
 from lipsmith.timebase import EXPERT_FRAMES
 from lipsmith.training.amplification import AmplifiedGenerator
 from lipsmith.training.averaging import AveragedWeights
@@ -28,6 +28,7 @@ from lipsmith.training.descent import Descent
 from lipsmith.training.distributed import Processes
 from lipsmith.training.expert import Expert, load_expert
 from lipsmith.training.fine_tuning import FineTunedExpert, expert_metadata
+from lipsmith.training.pairing import Pairing
 from lipsmith.training.recipe import GeneratorRecipe, is_ever_on
 from lipsmith.training.run import (
     Report,
@@ -90,7 +91,14 @@ class GeneratorTraining:
                     f"losses.amplified is for generators of the forms wav2lip…, not {recipe.model.form}."
                 )
             self.amplified = AmplifiedGenerator(self.generator, recipe.amplification)
-        self.terms: tuple[Term, ...] = build_terms(recipe, expert, self.critic, self.amplified)
+        self.pairing: Pairing | None = None
+        if is_ever_on(recipe.losses.paired):
+            if not isinstance(self.generator, PairedWav2Lip):
+                raise RecipeError(
+                    f"losses.paired is for generators of the form wav2lip-pair, not {recipe.model.form}."
+                )
+            self.pairing = Pairing(self.generator)
+        self.terms: tuple[Term, ...] = build_terms(recipe, expert, self.critic, self.amplified, self.pairing)
 
     def begin_with(self, path: Path | str) -> None:
         """Take over the weights of an earlier stage: a run's folder, installed weights, or a checkpoint file."""
@@ -101,6 +109,8 @@ class GeneratorTraining:
                 paint_with(self.generator, tensors)
             else:
                 self.generator.load_state_dict(tensors)
+            if self.pairing is not None:
+                self.pairing.begin_with(tensors)
         except RuntimeError as error:
             raise WeightsError(
                 f"{path} does not hold a generator of the recipe's dimensions ({str(error).splitlines()[0]})."
@@ -123,6 +133,8 @@ class GeneratorTraining:
             parts["expert"] = self.pupil
         if self.amplified is not None:
             parts["amplified"] = self.amplified
+        if self.pairing is not None:
+            parts["pairing"] = self.pairing
         if self.descent.scaler.is_enabled():
             parts["scaler"] = self.descent.scaler
         return parts
@@ -237,9 +249,9 @@ def train_generator(
         training = GeneratorTraining(recipe, judge, processes)
         if initial is not None:
             training.begin_with(initial)
-        elif training.amplified is not None and not resume:
+        elif (training.amplified or training.pairing) and not resume:
             raise RecipeError(
-                f"The recipe {recipe.name!r} amplifies the movements of earlier weights: name them with --initial."
+                f"The recipe {recipe.name!r} learns from earlier weights: name them with --initial."
             )
     run = Run(output, recipe, processes, data=data, resume=resume)
     if not run.load(training.parts):
@@ -269,7 +281,7 @@ def train_generator(
                 num_negatives=settings.negatives,
                 # Of foreign words no picture is known: only these terms say what they are to look like.
                 foreign_share=settings.foreign_share
-                if weights["sync"] > 0 or weights["amplified"] > 0
+                if any(weights[name] > 0 for name in ("sync", "amplified", "paired"))
                 else 0.0,
                 silence_share=settings.silence_share,
                 least_reference_distance=settings.least_reference_distance,

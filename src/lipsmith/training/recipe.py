@@ -208,7 +208,9 @@ class ExpertRecipe(_Recipe):
 class GeneratorModel(_Strict):
     """Which generator of `lipsmith.models.generators`, and its dimensions."""
 
-    form: Literal["wav2lip", "wav2lip-warp", "wav2lip-relight", "lipgan", "speech2vid"] = "wav2lip"
+    form: Literal["wav2lip", "wav2lip-warp", "wav2lip-relight", "wav2lip-pair", "lipgan", "speech2vid"] = (
+        "wav2lip"
+    )
     width: float = Field(default=1.0, gt=0)
     face_size: int = 96
 
@@ -236,6 +238,8 @@ class GeneratorLosses(_Strict):
             makes mouths that move too little.
         amplified: Difference to what the initial weights make when a sound moves them farther, see `Amplification`: L1,
             with the weights of the reconstruction, and that of the `edges`.
+        paired: Difference to what the initial weights, which see one reference, make of either of two, see
+            `lipsmith.training.pairing`: of both faces, their mixture (L1 and `edges` each) and the share of the second.
         features: L1 of the frozen expert's early lip features, generated against real.
         sync: The frozen expert's term, as `sync_form` says.
         adversarial: The visual quality discriminator's term (equation 4).
@@ -248,6 +252,7 @@ class GeneratorLosses(_Strict):
     edges: Schedule = 0.0
     movement: Schedule = 0.0
     amplified: Schedule = 0.0
+    paired: Schedule = 0.0
     features: Schedule = 0.0
     sync: Schedule = 0.0
     adversarial: Schedule = 0.0

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lipsmith.models.colour import luma
+from lipsmith.reference import DARK, MOUTH
 
 Reach = Literal["face", "mouth"]
 
@@ -68,3 +69,13 @@ def movement(faces: Tensor) -> Tensor:
 def movement_cells(images: Tensor) -> Tensor:
     """(n, 1, S, S) → (n, 1, 24, 24): lips move by such cells, noise does not."""
     return F.adaptive_avg_pool2d(images, _MOVEMENT_CELLS)
+
+
+def openness(faces: Tensor) -> Tensor:
+    """`lipsmith.reference.openness` of each of (…, 3, S, S), 0 to 1: (…)."""
+    size = faces.shape[-1]
+    top, bottom, left, right = (round(share * size) for share in MOUTH)
+    light = 255 * luma(faces[..., top:bottom, left:right].float()).flatten(0, -4)
+    kernel = light.new_tensor([[-1, -2, -1], [0, 0, 0], [1, 2, 1]]).view(1, 1, 3, 3)
+    edges = F.conv2d(F.pad(light, (1, 1, 1, 1), mode="reflect"), kernel).abs().mean((1, 2, 3))
+    return (edges / (light.mean((1, 2, 3)) + DARK)).view(faces.shape[:-3])

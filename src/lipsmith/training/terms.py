@@ -19,6 +19,7 @@ from lipsmith.training.batch import Rows, StepTensors, clips_by_kind, generate_f
 from lipsmith.training.critics import Critic
 from lipsmith.training.expert import Expert
 from lipsmith.training.losses import contrast_with_moments, expert_sync_loss
+from lipsmith.training.pairing import Pairing
 from lipsmith.training.recipe import GeneratorLosses, GeneratorRecipe, SyncTerm, is_ever_on, value_at
 from lipsmith.training.regions import (
     edges,
@@ -29,6 +30,8 @@ from lipsmith.training.regions import (
     moving_mask,
     within_reach,
 )
+
+_SHARE_GAIN = 0.3  # of the share of the open mouth in the loss of a pairing, beside differences of colours
 
 Compute = Callable[[StepTensors, Tensor], Tensor]
 
@@ -62,6 +65,7 @@ def build_terms(
     expert: Expert | None,
     critic: Critic | None,
     amplified: AmplifiedGenerator | None = None,
+    pairing: Pairing | None = None,
 ) -> tuple[Term, ...]:
     """The terms that are on at some time of the training.
 
@@ -77,6 +81,9 @@ def build_terms(
     if is_ever_on(losses.amplified):
         assert amplified is not None
         terms.append(Term("amplified", "all", _amplified_difference(amplified, losses, size)))
+    if is_ever_on(losses.paired):
+        assert pairing is not None
+        terms.append(Term("paired", "all", _paired_difference(pairing, losses, size)))
     if is_ever_on(losses.features):
         terms.append(Term("features", "own", _lip_features(expert)))
     if is_ever_on(losses.still):
@@ -97,7 +104,7 @@ def weights_at(losses: GeneratorLosses, step: int, sync_since: int | None = 0) -
         losses: the recipe's.
         sync_since: the step at which the sync term was let in, from which its schedule counts; None while it waits.
     """
-    names = ("edges", "movement", "amplified", "features", "adversarial", "still")
+    names = ("edges", "movement", "amplified", "paired", "features", "adversarial", "still")
     weights = {name: value_at(getattr(losses, name), step) for name in names}
     # Strictly later: the batch of the step at which a validation lets the term in is drawn before that validation.
     let_in = sync_since == 0 or (sync_since is not None and step > sync_since)
@@ -179,6 +186,25 @@ def _amplified_difference(amplified: AmplifiedGenerator, losses: GeneratorLosses
             wanted = generate_faces(amplified, batch.targets, batch.references, batch.frame_windows)
         difference = _weighted_difference(generated, wanted, importance)
         return batch.share("all") * (difference + _difference_of_edges(generated, wanted))
+
+    return compute
+
+
+def _paired_difference(pairing: Pairing, losses: GeneratorLosses, size: int) -> Compute:
+    importance = _importance(losses, size)
+
+    def difference(made: Tensor, wanted: Tensor) -> Tensor:
+        return _weighted_difference(made, wanted, importance) + _difference_of_edges(made, wanted)
+
+    def compute(batch: StepTensors, generated: Tensor) -> Tensor:
+        wanted = pairing.wanted(batch.targets, batch.references, batch.frame_windows)
+        made = pairing.made(batch.targets.shape[:2])
+        of_faces = (
+            difference(generated, wanted.mixed)
+            + difference(made.at_rest, wanted.at_rest)
+            + difference(made.opened, wanted.opened)
+        )
+        return batch.share("all") * (of_faces + _SHARE_GAIN * (made.share - wanted.share).abs().mean())
 
     return compute
 

@@ -14,7 +14,7 @@ from lipsmith.data.samples import expert_windows
 from lipsmith.evaluation.strips import film_strip
 from lipsmith.evaluation.sync_score import score_clip, summarise
 from lipsmith.geometry import Image
-from lipsmith.reference import clip_references, placed_references
+from lipsmith.reference import clip_references, references_elsewhere
 from lipsmith.timebase import MEL_RATE_HZ
 from lipsmith.training.batch import generate_faces
 from lipsmith.training.descent import autocast
@@ -85,7 +85,7 @@ def validate_generator(
             count = min(len(clip), recipe.validation_frames)
             pictures, form = clip.faces(0, count), recipe.batch.reference
             faces = _network_faces(pictures).to(device)
-            elsewhere = placed_references(form, np.roll(pictures, count // 2, axis=0), pictures)
+            elsewhere = references_elsewhere(form, pictures)
             made = generate(
                 faces, _network_faces(elsewhere).to(device), clip.windows(recipe.lead_seconds)[:count]
             )
