@@ -62,7 +62,10 @@ def count_flop(folder: Path) -> float:
     card = WeightCard.read(folder / CARD_NAME)
     with torch.device("meta"):
         network = build(card.architecture, card.width, card.face_size).eval()
-        mel, faces = torch.empty(1, 1, 80, 16), torch.empty(1, 6, card.face_size, card.face_size)
+        mel, faces = (
+            torch.empty(1, 1, 80, 16),
+            torch.empty(1, 3 + 3 * int(network.num_references), card.face_size, card.face_size),
+        )
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network(mel, faces)
     return float(counter.get_total_flops())
@@ -174,7 +177,8 @@ def time_runtime(
 
     random = np.random.default_rng(0)
     mels = random.uniform(-4, 4, (chosen.faces, 1, 80, 16)).astype(np.float32)
-    faces = random.random((chosen.faces, 6, runtime.face_size, runtime.face_size), np.float32)
+    channels = 3 + 3 * runtime.num_references
+    faces = random.random((chosen.faces, channels, runtime.face_size, runtime.face_size), np.float32)
     runs = []
     for index in range(-chosen.warmups, chosen.repeats):
         most = peak()

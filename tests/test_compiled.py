@@ -121,7 +121,7 @@ def test_a_generator_and_the_detector_start_from_what_was_kept(
 
     _, folder = resolve("default")
     rng = np.random.default_rng(0)
-    mels, faces = rng.random((3, 1, 80, 16), np.float32), rng.random((3, 6, 96, 96), np.float32)
+    mels, faces = rng.random((3, 1, 80, 16), np.float32), rng.random((3, 9, 96, 96), np.float32)
     image = rng.integers(0, 256, (200, 240, 3), dtype=np.uint8)
     made, proposed = [], []
     for _ in range(2):
