@@ -13,13 +13,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lipsmith.compose.masks import mouth_mask
 from lipsmith.geometry import Image
 
 _NONE = 128  # what stands for no detail
 _DETAIL_SHARE = 1 / 96  # sigma of what counts as detail, in shares of the side: one pixel of 96
 _MOST_ENLARGED = 4  # times the generator's side: beyond, it costs more than is seen
 _FLOW_SMOOTHING, _MISFIT_SMOOTHING = 1.5, 1.2  # sigmas in pixels of 96
-_LEAST_SHARE = 1e-6
 _MISFIT = 10.0  # grey levels off the moved reference at which a third of the detail is left
 
 
@@ -56,21 +56,24 @@ def with_detail(face: NDArray[np.float32], lent: Sequence[LentDetail], top: int)
 
     Args:
         face: What was generated, S × S × 3 BGR in grey levels.
-        lent: Of the frames that the references were made of, all of one R. Where the face is like several, each gives
-            the less, the more like it another is.
+        lent: Of the frames that the references were made of, all of one R. That whose mouth the face's is most like
+            lends.
         top: First row of interest; what is above is left out, and 0 in the result.
     """
-    size, side = face.shape[0], lent[0].values.shape[0]
+    nearest = lent[0] if len(lent) == 1 else min(lent, key=lambda one: _mouth_difference(face, one.reference))
+    size, side = face.shape[0], nearest.values.shape[0]
     new = face[top:]
     rows = side - round(side / size * top)
     result = np.zeros((side, side, 3), np.float32)
     result[side - rows :] = cv2.resize(new, (side, rows), interpolation=cv2.INTER_CUBIC)
-    found = [_agreement(new, one, top) for one in lent]
-    whole = np.maximum(sum(share for _, share in found), np.float32(_LEAST_SHARE))
-    for one, (places, share) in zip(lent, found, strict=True):
-        of_all = share if len(lent) == 1 else np.asarray(share * share / whole, np.float32)
-        _add_detail(result[side - rows :], one, places, of_all, top)
+    _add_detail(result[side - rows :], nearest, *_agreement(new, nearest, top), top)
     return result
+
+
+def _mouth_difference(face: NDArray[np.float32], reference: Image) -> float:
+    """In grey levels, summed over the colours."""
+    difference = np.abs(face - reference).sum(axis=2)
+    return float(np.average(difference, weights=mouth_mask(face.shape[0])))
 
 
 def _agreement(
