@@ -282,7 +282,9 @@ def test_an_amplification_needs_weights_to_begin_with_and_goes_on_without_them(
 
 def test_a_pair_is_learnt_from_what_weights_with_one_reference_make(tmp_path: Path) -> None:
     losses = {"reconstruction": 0, "still": 0, "paired": 1.0, "upper_share": 1.0, "mouth_gain": 0}
-    recipe = _recipe(losses=losses, model={"form": "wav2lip-pair", "width": 0.0625})
+    recipe = _recipe(
+        losses=losses, model={"form": "wav2lip-pair", "width": 0.0625}, batch={"reference": "pair"}
+    )
     training = GeneratorTraining(recipe, None, Processes())
     begun = build_generator("wav2lip-relight", 0.0625, 96)
     torch.nn.init.normal_(begun.output_block[1].weight, std=0.3)
@@ -326,6 +328,8 @@ def test_a_pairing_goes_on_as_if_it_had_not_been_stopped(drawn: Path, tmp_path: 
 
     def learn(steps: int, run: str, **options: object) -> TrainingReport:
         changes = TINY | {"steps": steps, "validate_every": 1, "losses.sync": 0}
+        # With a critic of patches, which sees one reference.
+        changes |= {"losses.adversarial": 0.01, "critic": {"form": "patch", "width": 0.125}}
         return train(RECIPES / "pairing.yaml", drawn, tmp_path / run, overrides=changes, **options)
 
     learn(2, "whole", initial=initial)

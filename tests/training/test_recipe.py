@@ -80,3 +80,13 @@ def test_what_changes_nothing_is_said_so(text: str) -> None:
 def test_a_value_that_is_no_yaml_is_said_so() -> None:
     with pytest.raises(RecipeError, match=r"value of data\.uses is not YAML"):
         parse_override("data.uses=[open")
+
+
+@pytest.mark.parametrize(("form", "reference"), [("wav2lip-pair", "steady"), ("wav2lip-relight", "pair")])
+def test_two_references_go_with_a_generator_that_sees_two(tmp_path: Path, form: str, reference: str) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        f"task: generator\nname: r\nsteps: 4\nmodel: {{form: {form}}}\nbatch: {{reference: {reference}}}\n"
+    )
+    with pytest.raises(RecipeError, match=f"batch.reference: {reference} does not go with model.form {form}"):
+        load_recipe(path)

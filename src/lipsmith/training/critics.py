@@ -122,7 +122,8 @@ class PatchCritic(_CriticBase):
         return batch.share("all") * hinge_discriminator_loss(real, made, self.importance.to(made.device))
 
     def _score(self, faces: Tensor, references: Tensor) -> tuple[Tensor, list[Tensor]]:
-        return self.model(faces.flatten(0, 1), references.flatten(0, 1))
+        # Of two references the mouth at rest, beside which alone others are judged too.
+        return self.model(faces.flatten(0, 1), references.flatten(0, 1)[:, :3])
 
 
 class LipGanCritic(_CriticBase):

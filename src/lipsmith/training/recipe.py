@@ -337,6 +337,15 @@ class GeneratorRecipe(_Recipe):
             return {**values, "lead_seconds": str(values["lead_seconds"])}
         return values
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> "GeneratorRecipe":
+        if (self.model.form == "wav2lip-pair") != (self.batch.reference == "pair"):
+            raise ValueError(
+                f"batch.reference: {self.batch.reference} does not go with model.form {self.model.form}; a "
+                "wav2lip-pair sees references of the form pair, and nothing else does"
+            )
+        return self
+
 
 Recipe = Annotated[ExpertRecipe | GeneratorRecipe, Field(discriminator="task")]
 _ADAPTER: TypeAdapter[ExpertRecipe | GeneratorRecipe] = TypeAdapter(Recipe)
