@@ -365,6 +365,18 @@ def test_an_option_that_the_encoder_does_not_have_is_told(tmp_path: Path) -> Non
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getscheduler"), reason="Linux alone tells how a thread is scheduled"
+)
+def test_no_encoder_makes_the_calling_thread_a_real_time_one(tmp_path: Path) -> None:
+    before = os.sched_getscheduler(0)
+    for codec in ("libx264", "libsvtav1"):  # the second does, where root runs it
+        VideoWriter(
+            tmp_path / f"{codec}.mp4", width=64, height=64, rate=PAL, options=EncoderOptions(codec=codec)
+        ).abort()
+        assert os.sched_getscheduler(0) == before
+
+
 def test_presets_have_one_name_for_every_encoder(tmp_path: Path) -> None:
     options = EncoderOptions(codec="libsvtav1", preset="ultrafast", quality=35)
     path = write(tmp_path / "out.mp4", at_rate(PAL, 3), options=options)

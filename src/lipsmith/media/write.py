@@ -328,7 +328,8 @@ class VideoWriter:
         context.color_trc = self._colour.transfer
         context.sample_aspect_ratio = pixel_aspect
         try:
-            context.open()  # here, lest a missing device be taken for a missing permission of the file
+            with _own_scheduling():
+                context.open()  # here, lest a missing device be taken for a missing permission of the file
         except av.error.FFmpegError as error:
             raise OutputError(
                 f"{self.path} cannot be encoded: {options.codec} does not start with preset "
@@ -494,3 +495,20 @@ def _why_not(path: Path, error: OSError) -> str:
     if error.errno == errno.ENAMETOOLONG:
         return f"{path} cannot be written: the name is too long. Choose a shorter one."
     return f"{path} cannot be written: {os.strerror(error.errno) if error.errno else error}."
+
+
+@contextlib.contextmanager
+def _own_scheduling() -> Iterator[None]:
+    """The calling thread is scheduled afterwards as before: SVT-AV1, run by root, makes it a real-time one.
+
+    Such a thread, and all that it starts, would leave no processor to anybody else.
+    """
+    if not hasattr(os, "sched_getscheduler"):
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        if os.sched_getscheduler(0) != policy:
+            os.sched_setscheduler(0, policy, parameters)
