@@ -39,6 +39,11 @@ from lipsmith.timebase import EXPERT_FRAMES, NUM_MELS, SILENCE, WINDOW_COLUMNS, 
 FloatArray = NDArray[np.float32]
 Split = Literal["train", "validation", "test"]
 
+# Of a pair of references: frames to choose from, and how many of them are near enough in pose; how often both are the
+# same frame, and how often the first is any.
+_PAIR_CANDIDATES, _NEAR_SHARE = 16, 2 / 3
+_SAME_SHARE, _ANY_SHARE = 0.15, 0.2
+
 
 @dataclass(frozen=True)
 class DataSelection:
@@ -371,19 +376,18 @@ def generator_batch(
         targets = _moved(clip, first, num_frames, motion)
         if foreign and reference == "frame":
             references = targets
+        elif reference == "pair":
+            two = _pair_frames(own, clip, first, num_frames, least_reference_distance)
+            references = _kept_references(reference, clip, two, targets, motion)
         else:
             shift = _reference_shift(
                 own, clip, first, num_frames, least_reference_distance, num_reference_candidates, speaking
             )
-            if reference == "pair":
-                two = _pair_frames(own, clip, first, num_frames, least_reference_distance)
-                one = np.concatenate([_moved(clip, frame, 1, motion) for frame in two], axis=-1)
-                references = placed_references(reference, np.repeat(one, num_frames, axis=0), targets)
-            elif reference == "frame":
+            if reference == "frame":
                 references = _moved_references(clip, first, shift, num_frames, motion)
             else:
-                one = _moved(clip, first + shift + num_frames // 2, 1, motion)
-                references = placed_references(reference, np.repeat(one, num_frames, axis=0), targets)
+                one = (first + shift + num_frames // 2,)
+                references = _kept_references(reference, clip, one, targets, motion)
         views = [targets, *views_of(references)]
         parts = np.split(recolour(own, _unit(np.concatenate(views)), faces), len(views))
         speech, start = (
@@ -416,6 +420,14 @@ def generator_batch(
 def _moved(clip: Clip, first: int, count: int, motion: CropMotion) -> NDArray[np.uint8]:
     size = clip.record.face_size
     return np.stack([move_crop(image, motion, size) for image in clip.stored(first, count)])
+
+
+def _kept_references(
+    form: ReferenceForm, clip: Clip, frames: Sequence[int], targets: NDArray[np.uint8], motion: CropMotion
+) -> NDArray[np.uint8]:
+    """What `form` shows beside each of the targets of these frames, which are kept for all of them."""
+    kept = np.concatenate([_moved(clip, frame, 1, motion) for frame in frames], axis=-1)
+    return placed_references(form, np.repeat(kept, len(targets), axis=0), targets)
 
 
 def _moved_references(
@@ -454,14 +466,13 @@ def _reference_shift(
         return -first if first >= len(clip) - count - first else len(clip) - count - first
     drawn = rng.choice(shifts, min(candidates, len(shifts)), replace=False)
     middle = first + count // 2
-    target = clip.upper_thumbnail(middle)
-    unlike = [float(np.abs(clip.upper_thumbnail(middle + int(shift)) - target).mean()) for shift in drawn]
-    return int(drawn[int(np.argmin(unlike))])
+    return int(drawn[int(np.argmin(_pose_differences(clip, middle, middle + drawn)))])
 
 
-_PAIR_CANDIDATES = 16
-_NEAR_SHARE = 2 / 3
-_SAME_SHARE, _ANY_SHARE = 0.15, 0.2
+def _pose_differences(clip: Clip, frame: int, others: NDArray[np.intp]) -> list[float]:
+    """How unlike the upper halves of other frames are to that of `frame`."""
+    target = clip.upper_thumbnail(frame)
+    return [float(np.abs(clip.upper_thumbnail(int(other)) - target).mean()) for other in others]
 
 
 def _pair_frames(rng: np.random.Generator, clip: Clip, first: int, count: int, least: int) -> tuple[int, int]:
@@ -474,10 +485,8 @@ def _pair_frames(rng: np.random.Generator, clip: Clip, first: int, count: int, l
     far = frames[(frames <= first - least) | (frames >= first + count - 1 + least)]
     if not len(far):  # a clip just long enough: the end that is further away
         far = np.array([0 if first >= len(clip) - count - first else len(clip) - 1])
-    middle = first + count // 2
-    target = clip.upper_thumbnail(middle)
     drawn = rng.choice(far, min(_PAIR_CANDIDATES, len(far)), replace=False)
-    unlike = [float(np.abs(clip.upper_thumbnail(int(frame)) - target).mean()) for frame in drawn]
+    unlike = _pose_differences(clip, first + count // 2, drawn)
     near = drawn[np.argsort(unlike, kind="stable")[: max(1, round(_NEAR_SHARE * len(drawn)))]]
     values = [openness(clip.faces(int(frame), 1)[0]) for frame in near]
     at_rest, wide = (int(near[choice.ordered(values)[0]]) for choice in (AT_REST, OPEN))

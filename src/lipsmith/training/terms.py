@@ -178,14 +178,17 @@ def _difference_of_edges(made: Tensor, wanted: Tensor) -> Tensor:
     return torch.stack([(a - b).abs().mean() for a, b in pairs]).mean()
 
 
+def _difference_with_edges(made: Tensor, wanted: Tensor, importance: Tensor) -> Tensor:
+    return _weighted_difference(made, wanted, importance) + _difference_of_edges(made, wanted)
+
+
 def _amplified_difference(amplified: AmplifiedGenerator, losses: GeneratorLosses, size: int) -> Compute:
     importance = _importance(losses, size)
 
     def compute(batch: StepTensors, generated: Tensor) -> Tensor:
         with torch.no_grad():
             wanted = generate_faces(amplified, batch.targets, batch.references, batch.frame_windows)
-        difference = _weighted_difference(generated, wanted, importance)
-        return batch.share("all") * (difference + _difference_of_edges(generated, wanted))
+        return batch.share("all") * _difference_with_edges(generated, wanted, importance)
 
     return compute
 
@@ -193,16 +196,16 @@ def _amplified_difference(amplified: AmplifiedGenerator, losses: GeneratorLosses
 def _paired_difference(pairing: Pairing, losses: GeneratorLosses, size: int) -> Compute:
     importance = _importance(losses, size)
 
-    def difference(made: Tensor, wanted: Tensor) -> Tensor:
-        return _weighted_difference(made, wanted, importance) + _difference_of_edges(made, wanted)
-
     def compute(batch: StepTensors, generated: Tensor) -> Tensor:
         wanted = pairing.wanted(batch.targets, batch.references, batch.frame_windows)
         made = pairing.made(batch.targets.shape[:2])
-        of_faces = (
-            difference(generated, wanted.mixed)
-            + difference(made.at_rest, wanted.at_rest)
-            + difference(made.opened, wanted.opened)
+        of_faces = sum(
+            _difference_with_edges(face, teachers, importance)
+            for face, teachers in (
+                (generated, wanted.mixed),
+                (made.at_rest, wanted.at_rest),
+                (made.opened, wanted.opened),
+            )
         )
         return batch.share("all") * (of_faces + _SHARE_GAIN * (made.share - wanted.share).abs().mean())
 
