@@ -12,7 +12,7 @@ that flickers has more than the real one. Milliseconds are processor time of the
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -22,39 +22,28 @@ import cv2
 import numpy as np
 from measurement import describe_machine, describe_versions, parser, publish, say
 
+from lipsmith import pipeline
 from lipsmith.data.synthetic import write_wav
 from lipsmith.faces.detect import FaceDetector
 from lipsmith.geometry import Box, Image
 from lipsmith.media.read import read_frames, read_samples
 from lipsmith.pipeline import LipSyncer, SyncOptions
-from lipsmith.reference import SharpFace, Sight, SteadyReference
 from lipsmith.timebase import SAMPLE_RATE_HZ
 
 EVERY = 6
 WAYS = ("with", "without")
 
 
-def _lending_nothing(show: Callable[..., Image]) -> Callable[..., Image]:
-    """`SteadyReference.show` without any sharp faces."""
-
-    def shown(
-        self: SteadyReference, face: Image, sharp: SharpFace | None = None, ahead: Sequence[Sight] = ()
-    ) -> Image:
-        return show(self, face, None, [Sight(sight.face) for sight in ahead])
-
-    return shown
-
-
 @contextmanager
 def lending(way: str) -> Iterator[None]:
     """References lend their detail inside, or do not."""
-    show = SteadyReference.show
+    paste = pipeline.paste_into
     if way == "without":
-        SteadyReference.show = _lending_nothing(show)  # type: ignore[method-assign]
+        pipeline.paste_into = lambda *given: paste(*given[:-1], ())  # the last is what the references lend
     try:
         yield
     finally:
-        SteadyReference.show = show  # type: ignore[method-assign]
+        pipeline.paste_into = paste
 
 
 def detail(image: Image, face: Box) -> np.ndarray:

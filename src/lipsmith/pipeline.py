@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from fractions import Fraction
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -779,6 +780,7 @@ class LipSyncer:
                     with clock.working("crop"):
                         work.crop = self.crop_rule.crop(work.box)
                         work.shown = work.reference = face_in(work.picture, work.crop)
+                        work.sight = Sight(work.shown, _sharp(work.picture, work.crop))
                 yield work
         finally:
             close_iterator(works)
@@ -795,18 +797,15 @@ class LipSyncer:
         with closing(works):
             while batch := list(islice(works, batch_size)):
                 for work, coming in batch:
-                    if work.shown is None or kept is None:
+                    sight, work.sight = work.sight, None  # it holds the frame as it came
+                    if sight is None or kept is None:
                         continue
                     with clock.working("crop"):
                         if work.shot != shot:
                             kept.reset()
                         shot = work.shot
-                        ahead = [
-                            Sight(other.shown, _sharp(other))
-                            for other in coming
-                            if other.shot == shot and other.shown is not None
-                        ]
-                        work.reference = kept.show(work.shown, _sharp(work), ahead)
+                        ahead = [other.sight for other in coming if other.shot == shot and other.sight]
+                        work.reference = kept.show(sight.face, sight.sharp, ahead)
                         work.lent = kept.lent
                 yield [work for work, _ in batch]
 
@@ -889,15 +888,10 @@ class LipSyncer:
         return warnings
 
 
-def _sharp(work: "_Work") -> SharpFace:
-    """The face of a frame at the resolution at which it lends its detail, made when it is asked for."""
-    picture, crop = work.picture, work.crop
-    assert crop is not None
-
-    def face() -> Image:
-        return face_in(picture, replace(crop, size=detail_side(crop.width, crop.height, crop.size)))
-
-    return face
+def _sharp(picture: Picture, crop: Crop) -> SharpFace:
+    """The face at the resolution at which it lends its detail, made when it is asked for."""
+    sharp = replace(crop, size=detail_side(crop.width, crop.height, crop.size))
+    return partial(face_in, picture, sharp)
 
 
 def _alone(works: Iterator["_Work"]) -> Generator[tuple["_Work", Sequence["_Work"]], None, None]:
@@ -994,7 +988,8 @@ class _Work:
     box: Box | None
     shot: int = 0
     crop: Crop | None = None
-    shown: Image | None = None  # its face, and
+    sight: Sight | None = None  # its face, until its reference is known
+    shown: Image | None = None  # the same, and
     reference: NDArray[np.uint8] | None = None  # what the generator sees beside it, S × S × 3, or 6 of two
     lent: Sequence[LentDetail] = ()  # of the frames that this was made of
     generated: FloatArray | None = None  # what it returns, S × S × 3 in grey levels

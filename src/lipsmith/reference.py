@@ -48,6 +48,7 @@ LOOK_AHEAD_SECONDS = 1
 MOUTH = (0.58, 0.85, 0.29, 0.71)  # rows from, to, columns from, to; shares of the side
 DARK = 10.0  # grey levels: of darker mouths edges are noise
 _MOST_JUDGED = 5
+_ELSEWHERE_FRAMES = 10  # least distance of an open mouth of another moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +292,10 @@ class SteadyReference:
 
         `ahead` are the faces that follow in the same shot, about `LOOK_AHEAD_SECONDS` of them, as far as known.
         """
-        measured, now = _Measured.of(face), Sight(face, sharp)
+        return self._show(_Measured.of(face), openness(face), Sight(face, sharp), ahead)
+
+    def _show(self, measured: "_Measured", opened: float, now: Sight, ahead: Sequence[Sight]) -> Image:
+        """`show` a face that was measured."""
         if self._current is None:
             self._current = self._keep(measured, now, ahead)
         if _is_faded(self._current.face, measured):
@@ -300,7 +304,7 @@ class SteadyReference:
         placed = self._place(self._current, measured)
         if placed.misfit > _SAME_POSE:
             placed = self._look_for_another(measured, placed, now, ahead)
-        elif not self._fade and self.choice.is_better(openness(face), self._current.openness):
+        elif not self._fade and self.choice.is_better(opened, self._current.openness):
             self._entries = [entry for entry in self._entries if entry is not self._current]
             self._change_to(self._keep(measured, now))
             placed = self._place(self._current, measured)
@@ -343,15 +347,17 @@ class SteadyReference:
         """Keep the face of the pose of `face` whose mouth is wanted most, of `now` and those `ahead`."""
         sights = [now, *ahead]
         values = [openness(sight.face) for sight in sights]
-        chosen, sight = face, now
+        chosen, number = face, 0
         for place in self.choice.ordered(values)[:_MOST_JUDGED]:
-            other = _Measured.of(sights[place].face)
-            if place == 0 or (not _is_faded(other, face) and _placed(other, face, None).misfit <= _SAME_POSE):
-                chosen, sight = other, sights[place]
+            if place == 0:
                 break
-        kept = replace(chosen, image=chosen.image.copy())
-        detail = None if sight.sharp is None else detail_of(sight.sharp())
-        self._entries.append(_Entry(kept, _pose(kept.image), openness(kept.image), detail))
+            other = _Measured.of(sights[place].face)
+            if not _is_faded(other, face) and _placed(other, face, None).misfit <= _SAME_POSE:
+                chosen, number = other, place
+                break
+        kept, sharp = replace(chosen, image=chosen.image.copy()), sights[number].sharp
+        detail = None if sharp is None else detail_of(sharp())
+        self._entries.append(_Entry(kept, _pose(kept.image), values[number], detail))
         return self._entries[-1]
 
 
@@ -384,9 +390,8 @@ class PairedReference:
         self, face: Image, sharp: SharpFace | None = None, ahead: Sequence[Sight] = ()
     ) -> NDArray[np.uint8]:
         """What the generator sees beside the next `face`, S × S × 6; see `SteadyReference`."""
-        return np.concatenate(
-            [self._at_rest.show(face, sharp, ahead), self._open.show(face, sharp, ahead)], axis=2
-        )
+        seen = _Measured.of(face), openness(face), Sight(face, sharp), ahead
+        return np.concatenate([self._at_rest._show(*seen), self._open._show(*seen)], axis=2)
 
 
 class StillReference:
@@ -462,9 +467,6 @@ def references_elsewhere(form: ReferenceForm, faces: NDArray[np.uint8]) -> NDArr
     if form == "pair":
         moved = np.concatenate([moved, _open_elsewhere(faces)], axis=-1)
     return placed_references(form, moved, faces)
-
-
-_ELSEWHERE_FRAMES = 10
 
 
 def _open_elsewhere(faces: NDArray[np.uint8]) -> NDArray[np.uint8]:
