@@ -62,11 +62,28 @@ def with_detail(face: NDArray[np.float32], lent: Sequence[LentDetail], top: int)
     """
     nearest = lent[0] if len(lent) == 1 else min(lent, key=lambda one: _mouth_difference(face, one.reference))
     size, side = face.shape[0], nearest.values.shape[0]
-    new = face[top:]
-    rows = side - round(side / size * top)
+    unit = size / 96
+    new, old = face[top:], nearest.reference[top:]
+    flow = cv2.GaussianBlur(_flow(new, old), (0, 0), _FLOW_SMOOTHING * unit)
+    down, right = np.indices(flow.shape[:2], np.float32)
+    places = flow + np.dstack((right, down))  # in the reference, from `top`
+    moved = _picked(old.astype(np.float32), places, cv2.BORDER_REPLICATE)
+    misfit = cv2.transform(cv2.absdiff(moved, new), np.full((1, 3), 1 / 3, np.float32))
+    misfit = cv2.GaussianBlur(misfit, (0, 0), _MISFIT_SMOOTHING * unit)
+    share = nearest.strength * np.exp(-np.square(misfit / _MISFIT))
+    # From places in the reference to places in the lending face, and from pixels of S to pixels of R.
+    scale = side / size
+    turn, shift = nearest.warp[:, :2], nearest.warp[:, 2] + nearest.warp[:, :2] @ (0, top)
+    lending = scale * (places @ turn.T + shift + 0.5) - 0.5
+    rows = side - round(scale * top)
+    fields = cv2.resize(
+        np.dstack((lending, share)).astype(np.float32), (side, rows), interpolation=cv2.INTER_LINEAR
+    )
+    detail = _picked(nearest.values, fields, cv2.BORDER_CONSTANT)
     result = np.zeros((side, side, 3), np.float32)
     result[side - rows :] = cv2.resize(new, (side, rows), interpolation=cv2.INTER_CUBIC)
-    _add_detail(result[side - rows :], nearest, *_agreement(new, nearest, top), top)
+    detail = detail.astype(np.float32) - np.float32(_NONE)
+    cv2.accumulateProduct(detail, cv2.merge([fields[..., 2]] * 3), result[side - rows :])
     return result
 
 
@@ -74,43 +91,6 @@ def _mouth_difference(face: NDArray[np.float32], reference: Image) -> float:
     """In grey levels, summed over the colours."""
     difference = np.abs(face - reference).sum(axis=2)
     return float(np.average(difference, weights=mouth_mask(face.shape[0])))
-
-
-def _agreement(
-    new: NDArray[np.float32], lent: LentDetail, top: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Where in the reference, counted from `top`, each pixel of `new` comes from, and how surely it does, 0 to 1."""
-    unit = new.shape[1] / 96
-    reference = lent.reference[top:]
-    flow = cv2.GaussianBlur(_flow(new, reference), (0, 0), _FLOW_SMOOTHING * unit)
-    down, right = np.indices(flow.shape[:2], np.float32)
-    places = flow + np.dstack((right, down))
-    moved = _picked(reference.astype(np.float32), places, cv2.BORDER_REPLICATE)
-    misfit = cv2.transform(cv2.absdiff(moved, new), np.full((1, 3), 1 / 3, np.float32))
-    misfit = cv2.GaussianBlur(misfit, (0, 0), _MISFIT_SMOOTHING * unit)
-    return places, np.exp(-np.square(misfit / _MISFIT))
-
-
-def _add_detail(
-    result: NDArray[np.float32],
-    lent: LentDetail,
-    places: NDArray[np.float32],
-    share: NDArray[np.float32],
-    top: int,
-) -> None:
-    """Add the `share` of the detail at `places` of the reference to `result`, which lacks the rows above `top`."""
-    rows, side = result.shape[:2]
-    # From places in the reference to places in the lending face, and from pixels of S to pixels of R.
-    scale = side / share.shape[1]
-    turn, shift = lent.warp[:, :2], lent.warp[:, 2] + lent.warp[:, :2] @ (0, top)
-    lending = scale * (places @ turn.T + shift + 0.5) - 0.5
-    fields = cv2.resize(
-        np.dstack((lending, lent.strength * share)).astype(np.float32),
-        (side, rows),
-        interpolation=cv2.INTER_LINEAR,
-    )
-    detail = _picked(lent.values, fields, cv2.BORDER_CONSTANT).astype(np.float32) - np.float32(_NONE)
-    cv2.accumulateProduct(detail, cv2.merge([fields[..., 2]] * 3), result)
 
 
 def _picked(image: NDArray, places: NDArray, border: int) -> NDArray:

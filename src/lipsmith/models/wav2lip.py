@@ -5,6 +5,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from lipsmith.conditioning import face_channels
 from lipsmith.models.blocks import (
     ConvBlock,
     UpBlock,
@@ -78,7 +79,7 @@ class Wav2Lip(nn.Module):
         code = scale_channels(CODE_CHANNELS, width)
         kernel = sides[-1]
 
-        encoder = [nn.Sequential(ConvBlock(3 + 3 * self.num_references, encoded[0], 7, 1, 3))]
+        encoder = [nn.Sequential(ConvBlock(face_channels(self.num_references), encoded[0], 7, 1, 3))]
         counts = _levels(ENCODER_RESIDUALS, len(sides))[1:]
         for (before, after), count in zip(pairwise(encoded), counts, strict=True):
             encoder.append(nn.Sequential(ConvBlock(before, after, 3, 2, 1), *residual_blocks(after, count)))
@@ -173,21 +174,16 @@ class WarpingWav2Lip(Wav2Lip):
     def show(self, head: Tensor, faces: Tensor) -> Tensor:
         """See `Wav2Lip.show`."""
         colour, share, flow = head.split((3, 1, 2), dim=1)
-        moved = self._moved(faces[:, 3:6], self._smooth(flow))
-        return self._paint(moved, torch.sigmoid(colour), torch.sigmoid(share))
-
-    def _smooth(self, flow: Tensor) -> Tensor:
         flow = nn.functional.avg_pool2d(flow, self.FLOW_CELL)
-        return nn.functional.interpolate(
+        flow = nn.functional.interpolate(
             flow, scale_factor=float(self.FLOW_CELL), mode="bilinear", align_corners=False
         )
-
-    def _moved(self, reference: Tensor, flow: Tensor) -> Tensor:
         # Positions run from -1 to 1 over the side.
-        place = self._places(reference) + 2 * self.LARGEST_FLOW * torch.tanh(flow).permute(0, 2, 3, 1)
-        return nn.functional.grid_sample(
-            reference.float(), place, mode="bilinear", padding_mode="border", align_corners=False
+        place = self._places(faces) + 2 * self.LARGEST_FLOW * torch.tanh(flow).permute(0, 2, 3, 1)
+        moved = nn.functional.grid_sample(
+            faces[:, 3:].float(), place, mode="bilinear", padding_mode="border", align_corners=False
         )
+        return self._paint(moved, torch.sigmoid(colour), torch.sigmoid(share))
 
     def _paint(self, moved: Tensor, colour: Tensor, share: Tensor) -> Tensor:
         """What is seen, (n, 3, S, S), where of `colour` (n, 3, S, S) the `share` (n, 1, S, S) is laid over `moved`."""
