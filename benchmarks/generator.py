@@ -56,16 +56,15 @@ def count_flop(folder: Path) -> float:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    from lipsmith.conditioning import face_channels
     from lipsmith.weights.card import CARD_NAME, WeightCard
     from lipsmith.weights.checkpoint import build
 
     card = WeightCard.read(folder / CARD_NAME)
     with torch.device("meta"):
         network = build(card.architecture, card.width, card.face_size).eval()
-        mel, faces = (
-            torch.empty(1, 1, 80, 16),
-            torch.empty(1, 3 + 3 * int(network.num_references), card.face_size, card.face_size),
-        )
+        channels = face_channels(int(network.num_references))
+        mel, faces = torch.empty(1, 1, 80, 16), torch.empty(1, channels, card.face_size, card.face_size)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network(mel, faces)
     return float(counter.get_total_flops())
@@ -150,6 +149,7 @@ def time_runtime(
     os.environ["LIPSMITH_TUNING"] = "off"
     import numpy as np
 
+    from lipsmith.conditioning import face_channels
     from lipsmith.runtime import resolve_runtime
     from lipsmith.runtime.tuning import Division, available_threads, candidates
 
@@ -177,7 +177,7 @@ def time_runtime(
 
     random = np.random.default_rng(0)
     mels = random.uniform(-4, 4, (chosen.faces, 1, 80, 16)).astype(np.float32)
-    channels = 3 + 3 * runtime.num_references
+    channels = face_channels(runtime.num_references)
     faces = random.random((chosen.faces, channels, runtime.face_size, runtime.face_size), np.float32)
     runs = []
     for index in range(-chosen.warmups, chosen.repeats):

@@ -20,6 +20,7 @@ whose mouth is open; `still`: one frame for a whole shot, of baselines that make
 NUM_REFERENCES: dict[ReferenceForm, int] = {"frame": 1, "steady": 1, "pair": 2, "still": 1}
 """How many faces a generator sees beside the masked one."""
 
+
 PaintedRegion = Literal["lower half", "face"]
 """What of the crop a generator makes anew: the lower half, its pose given by the upper one; or, of a still picture that
 is made to speak, all of it."""
@@ -33,6 +34,11 @@ are trained on it.
 """
 
 Faces = TypeVar("Faces")  # a NumPy array or a torch tensor, (…, 3, S, S)
+
+
+def face_channels(num_references: int) -> int:
+    """Channels of what a generator is given: three colours of the masked face, and of each reference."""
+    return 3 * (1 + num_references)
 
 
 def lower_half_start(face_size: int) -> int:

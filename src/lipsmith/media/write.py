@@ -297,12 +297,14 @@ class VideoWriter:
         unavailable = OutputError(
             f"The encoder {options.codec} is not available for {self.path.suffix} here; use libx264."
         )
+        wanted_quality = _QUALITY if options.quality is None else options.quality
+        wanted_preset = options.preset or _PRESET
         try:
             codec = av.Codec(options.codec, "w")
             if codec.type != "video":
                 raise unavailable
-            quality = _quality_settings(codec.name, _QUALITY if options.quality is None else options.quality)
-            preset = _preset_settings(codec.name, options.preset or _PRESET)
+            quality = _quality_settings(codec.name, wanted_quality)
+            preset = _preset_settings(codec.name, wanted_preset)
             settings = {**quality, **preset, **options.extra}
             if variable_rate is not False and codec.name in _B_FRAME_ENCODERS:
                 settings.setdefault("bf", "0")
@@ -332,10 +334,9 @@ class VideoWriter:
                 context.open()  # here, lest a missing device be taken for a missing permission of the file
         except av.error.FFmpegError as error:
             raise OutputError(
-                f"{self.path} cannot be encoded: {options.codec} does not start with preset "
-                f"{options.preset or _PRESET} and quality {_QUALITY if options.quality is None else options.quality} "
-                f"({error.strerror}). It may need a device that is not here, or other options; libx264 with its "
-                "usual ones always works."
+                f"{self.path} cannot be encoded: {options.codec} does not start with preset {wanted_preset} and "
+                f"quality {wanted_quality} ({error.strerror}). It may need a device that is not here, or other "
+                "options; libx264 with its usual ones always works."
             ) from error
         # What the encoder did not take is left there; FFmpeg says nothing of it.
         for asked, names, what in ((options.quality, quality, "quality"), (options.preset, preset, "preset")):

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from lipsmith.conditioning import face_channels
 from lipsmith.timebase import NUM_MELS, SILENCE, WINDOW_COLUMNS
 
 
@@ -37,7 +38,10 @@ def articulate(network: Any, factor: float) -> None:
     listening = layer.register_forward_hook(lambda module, given, code: codes.append(code.clone()))
     with torch.inference_mode():
         window = torch.full((1, 1, NUM_MELS, WINDOW_COLUMNS), SILENCE)
-        network(window, torch.zeros(1, 3 + 3 * network.num_references, network.face_size, network.face_size))
+        network(
+            window,
+            torch.zeros(1, face_channels(network.num_references), network.face_size, network.face_size),
+        )
     listening.remove()
     (at_rest,) = codes
 

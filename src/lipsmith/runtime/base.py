@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from lipsmith.conditioning import face_channels
 from lipsmith.errors import RuntimeUnavailableError, UsageError
 from lipsmith.timebase import NUM_MELS, WINDOW_COLUMNS
 
@@ -120,7 +121,7 @@ def check_inputs(mels: FloatArray, faces: FloatArray, face_size: int, num_refere
     """
     for name, array, shape in (
         ("mels", mels, (1, NUM_MELS, WINDOW_COLUMNS)),
-        ("faces", faces, (3 + 3 * num_references, face_size, face_size)),
+        ("faces", faces, (face_channels(num_references), face_size, face_size)),
     ):
         if array.dtype != np.float32:
             raise ValueError(f"{name} is {array.dtype}; it must be float32 (faces from 0 to 1, not 0 to 255)")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from lipsmith.conditioning import lower_half, mask_lower_half
+from lipsmith.conditioning import face_channels, lower_half, mask_lower_half
 from lipsmith.engine import compile_on_cpu, import_openvino, without_telemetry
 from lipsmith.errors import OutputError, RuntimeUnavailableError, UsageError, WeightsError
 from lipsmith.models.articulation import articulate as articulate_torch
@@ -239,7 +239,7 @@ def _gather(
 def _face_shape(model: nn.Module) -> tuple[int, int, int]:
     """Of what it sees: the masked face and its references, a channel for each colour; rows; columns."""
     size, count = int(model.face_size), int(model.num_references)  # type: ignore[arg-type]
-    return 3 + 3 * count, size, size
+    return face_channels(count), size, size
 
 
 def _noise(face_shape: tuple[int, int, int]) -> tuple[FloatArray, FloatArray]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lipsmith.conditioning import NUM_REFERENCES
+from lipsmith.conditioning import NUM_REFERENCES, face_channels
 from lipsmith.engine import compile_on_cpu, import_openvino
 from lipsmith.errors import RuntimeUnavailableError, WeightsError
 from lipsmith.machine import is_learning_on
@@ -76,7 +76,7 @@ class OpenVinoGenerator:
         channels, self.face_size = (
             self._model.inputs[1].get_partial_shape()[axis].get_length() for axis in (1, 2)
         )
-        self.num_references = channels // 3 - 1
+        self.num_references = next(n for n in NUM_REFERENCES.values() if face_channels(n) == channels)
         self._threads = threads
         self._articulation = articulation
         self._is_articulated = articulation == 1
@@ -277,7 +277,7 @@ def read_generator(path: Path) -> Any:
     wanted = [
         [
             ov.PartialShape([-1, 1, NUM_MELS, WINDOW_COLUMNS]),
-            ov.PartialShape([-1, 3 + 3 * count, face_size, face_size]),
+            ov.PartialShape([-1, face_channels(count), face_size, face_size]),
             ov.PartialShape([-1, 3, face_size, face_size]),
         ]
         for count in set(NUM_REFERENCES.values())
