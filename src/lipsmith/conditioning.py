@@ -46,6 +46,11 @@ def lower_half_start(face_size: int) -> int:
     return face_size // 2
 
 
+def first_painted_row(face_size: int) -> int:
+    """First row that a generator at work computes: far enough above the lower half for all that looks around there."""
+    return face_size // 3 // _WHOLE_ROWS * _WHOLE_ROWS
+
+
 def mask_lower_half(faces: Faces) -> Faces:
     """A copy of `faces` (…, 3, S, S) with the rows from S // 2 down set to zero: the pose prior (paper, 3.4.1)."""
     masked = faces.clone() if hasattr(faces, "clone") else faces.copy()  # type: ignore[attr-defined]
@@ -57,6 +62,8 @@ def lower_half(faces: Faces) -> Faces:
     """A view of the rows of `faces` (…, 3, S, S) that the expert and the visual quality discriminator see."""
     return faces[..., lower_half_start(faces.shape[-2]) :, :]  # type: ignore[index,attr-defined]
 
+
+_WHOLE_ROWS = 8  # a multiple of each coarser grid that generators paint with
 
 # Eyes, brows and nostrils are darker than this in any light; where they are not, something white lies over the face.
 _VEILED = 0.3

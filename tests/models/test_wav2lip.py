@@ -2,8 +2,10 @@ import pytest
 import torch
 from torch import nn
 
+from lipsmith.conditioning import face_channels, lower_half
 from lipsmith.models.wav2lip import (
     FACE_SIZES,
+    GENERATORS,
     PairedWav2Lip,
     RelightingWav2Lip,
     WarpingWav2Lip,
@@ -48,6 +50,26 @@ def test_the_gradient_reaches_sound_and_face_and_inputs_stay_as_they_are() -> No
     assert faces.grad is not None and faces.grad.abs().sum() > 0
     assert torch.equal(faces.detach(), before)
     assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("form", GENERATORS)
+@pytest.mark.parametrize(("face_size", "top"), [(96, 32), (128, 40), (288, 96)])
+@torch.inference_mode()
+def test_the_lower_half_is_the_same_where_no_more_is_painted(form: str, face_size: int, top: int) -> None:
+    torch.manual_seed(0)
+    network = GENERATORS[form](0.125, face_size).eval()
+    for parameter in network.parameters():
+        parameter += 0.02 * torch.randn_like(parameter)
+    mel, faces = (
+        torch.randn(1, 1, 80, 16),
+        torch.rand(1, face_channels(network.num_references), face_size, face_size),
+    )
+    whole = network(mel, faces)
+    network.paint_lower_part()
+    part = network(mel, faces)
+    torch.testing.assert_close(lower_half(part), lower_half(whole), rtol=0, atol=1e-5)
+    assert torch.equal(part[:, :, :top], faces[:, :3, :top])
+    assert not torch.equal(part[:, :, top], faces[:, :3, top])
 
 
 def test_impossible_dimensions_are_refused() -> None:

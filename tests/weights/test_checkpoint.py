@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from lipsmith.conditioning import DEFAULT_PADDING
+from lipsmith.conditioning import DEFAULT_PADDING, lower_half
 from lipsmith.errors import OutputError, RuntimeUnavailableError, WeightsError
 from lipsmith.models.expert import LipSyncExpert
 from lipsmith.models.generators import build_generator
@@ -510,7 +510,8 @@ def test_what_is_imported_runs_in_every_runtime(tmp_path: Path, generator: Wav2L
         expected = generator(torch.from_numpy(mels), torch.from_numpy(faces)).numpy()
     for name in RUNTIMES:
         runtime = resolve_runtime(name, folder, device="cpu", threads=1)
-        np.testing.assert_allclose(runtime.generate(mels, faces), expected, rtol=0, atol=1e-4, err_msg=name)
+        generated = lower_half(runtime.generate(mels, faces))
+        np.testing.assert_allclose(generated, lower_half(expected), rtol=0, atol=1e-4, err_msg=name)
 
 
 @pytest.mark.slow
@@ -524,4 +525,6 @@ def test_a_published_generator_gives_the_published_output(tmp_path: Path, parity
     mels, faces = seeded["normal"]("mel", (2, 1, 80, 16)), seeded["uniform"]("face", (2, 6, 96, 96))
     runtime = resolve_runtime("openvino", folder, threads=1)
     expected = np.load(parity / "wav2lip.npz")["output"]
-    np.testing.assert_allclose(runtime.generate(mels.astype(np.float32), faces), expected, rtol=0, atol=1e-4)
+    generated = runtime.generate(mels.astype(np.float32), faces)
+    np.testing.assert_allclose(lower_half(generated), lower_half(expected), rtol=0, atol=1e-4)
+    np.testing.assert_array_equal(generated[:, :, :32], faces[:, :3, :32])  # what is never pasted

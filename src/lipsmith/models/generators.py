@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from lipsmith.models.lipgan import LipGan
 from lipsmith.models.speech2vid import Speech2Vid
-from lipsmith.models.wav2lip import GENERATORS
+from lipsmith.models.wav2lip import GENERATORS, Wav2Lip
 
 
 class Generator(Protocol):
@@ -34,3 +34,9 @@ def build_generator(form: str, width: float, face_size: int) -> nn.Module:
         face_size: side of the face crop in pixels.
     """
     return {**GENERATORS, **BASELINES}[form](width, face_size)
+
+
+def paint_lower_part(network: nn.Module) -> None:
+    """Where `network` can, let it paint only what is pasted (`Wav2Lip.paint_lower_part`): for use, not for training."""
+    if isinstance(network, Wav2Lip):
+        network.paint_lower_part()

@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from lipsmith.conditioning import face_channels
+from lipsmith.conditioning import face_channels, first_painted_row
 from lipsmith.models.blocks import (
     ConvBlock,
     UpBlock,
@@ -63,6 +63,8 @@ class Wav2Lip(nn.Module):
 
     num_references = 1
     """How many faces it sees beside the masked one."""
+    top = 0
+    """First row that is painted; the target's own pixels stay above it."""
 
     def __init__(self, width: float = 1.0, face_size: int = 96) -> None:
         if face_size not in FACE_SIZES:
@@ -121,18 +123,29 @@ class Wav2Lip(nn.Module):
         Returns:
             (n, 3, S, S), BGR 0 to 1: the whole face, upper half included.
         """
-        return self.show(self.head(mel, faces), faces)
+        face = self.show(self.head(mel, faces), faces)
+        return torch.cat((faces[:, :3, : self.top], face), dim=2) if self.top else face
+
+    def paint_lower_part(self) -> None:
+        """From now on paint only as much of the face as is pasted, and what that depends on.
+
+        The lower half is as it was; it is had for two thirds of the work at full resolution.
+        """
+        self.top = first_painted_row(self.face_size)
 
     def head(self, mel: Tensor, faces: Tensor) -> Tensor:
-        """What the last layer gives before it becomes colours, (n, C, S, S); arguments as of `forward`."""
+        """What the last layer gives before it becomes colours, (n, C, S - top, S); arguments as of `forward`."""
         return self.output_block[:-1](self._decode(mel, faces)[-1])
 
     def show(self, head: Tensor, faces: Tensor) -> Tensor:
-        """What is seen, (n, 3, S, S), of what `head` gave for the same faces."""
+        """What is seen, (n, 3, S - top, S), of what `head` gave for the same faces."""
         return self.output_block[-1](head)
 
     def _decode(self, mel: Tensor, faces: Tensor) -> list[Tensor]:
-        """What the decoder's stages give, coarsest first: 1, 3, 6, … S pixels a side; the head receives the last."""
+        """What the decoder's stages give, coarsest first: 1, 3, 6, … S pixels a side; the head receives the last.
+
+        Of the last there are S - top rows.
+        """
         encoded, decoded = [], []
         x = faces
         for block in self.face_encoder_blocks:
@@ -140,6 +153,8 @@ class Wav2Lip(nn.Module):
             encoded.append(x)
         x = self.audio_encoder(mel)  # (n, C, 1, 1)
         for block in self.face_decoder_blocks:
+            if self.top and len(encoded) == 1:  # S is even: a row becomes two
+                x, encoded[0] = x[:, :, self.top // 2 :], encoded[0][:, :, self.top :]
             x = torch.cat((block(x), encoded.pop()), dim=1)
             decoded.append(x)
         return decoded
@@ -190,10 +205,11 @@ class WarpingWav2Lip(Wav2Lip):
         return share * colour + (1 - share) * moved
 
     def _places(self, faces: Tensor) -> Tensor:
-        """Where each pixel itself lies, (1, S, S, 2): to the right, down."""
+        """Where each pixel itself lies, (1, S - top, S, 2): to the right, down."""
         size = self.face_size
         line = (torch.arange(size, device=faces.device, dtype=torch.float32) * 2 + 1) / size - 1
-        return torch.stack((line.expand(size, size), line[:, None].expand(size, size)), dim=-1)[None]
+        down = line[self.top :, None].expand(-1, size)
+        return torch.stack((line.expand_as(down), down), dim=-1)[None]
 
 
 class RelightingWav2Lip(WarpingWav2Lip):
@@ -308,7 +324,7 @@ class PairedWav2Lip(RelightingWav2Lip):
         decoded = self._decode(mel, faces)
         heads = [block(decoded[-1]).float() for block in (self.output_block, self.open_output_block)]
         opening = self._OPENING_STEP * self.opening_block(decoded[-3]).float().mean((2, 3), keepdim=True)
-        return torch.cat((*heads, opening.expand(-1, -1, self.face_size, self.face_size)), dim=1)
+        return torch.cat((*heads, opening.expand(-1, -1, *heads[0].shape[2:])), dim=1)
 
     def show(self, head: Tensor, faces: Tensor) -> Tensor:
         """See `Wav2Lip.show`."""

@@ -46,7 +46,8 @@ class GeneratorRuntime(Protocol):
 
         Returns:
             (n, 3, S, S) float32, BGR 0 to 1, a new array. Any n, 0 included: a runtime splits and pads as
-            suits it, and what a row holds does not depend on its neighbours.
+            suits it, and what a row holds does not depend on its neighbours. Generators that paint the lower half may
+            leave rows above `lipsmith.conditioning.first_painted_row` as they are in the target.
 
         Raises:
             ValueError: another shape or dtype.

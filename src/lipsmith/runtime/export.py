@@ -22,6 +22,7 @@ from lipsmith.engine import compile_on_cpu, import_openvino, without_telemetry
 from lipsmith.errors import OutputError, RuntimeUnavailableError, UsageError, WeightsError
 from lipsmith.models.articulation import articulate as articulate_torch
 from lipsmith.models.blocks import ConvBlock
+from lipsmith.models.generators import paint_lower_part
 from lipsmith.runtime.articulation import ARTICULATION_LAYERS, articulate, make_articulate
 from lipsmith.runtime.base import OPENVINO_NAME, FloatArray, check_inputs, split_rows
 from lipsmith.runtime.openvino import read_generator
@@ -115,6 +116,7 @@ def export_generator(
         raise UsageError(f"There is no precision “{precision}”. There are: {', '.join(PRECISIONS)}.")
     face_shape = _face_shape(model)
     network = copy.deepcopy(model).eval().float().cpu()
+    paint_lower_part(network)
     mels, faces, judged = _gather(calibration, face_shape)
     if precision == "int8" and len(mels) < MIN_CALIBRATION_ROWS:
         raise UsageError(

@@ -12,7 +12,7 @@ from torch import nn
 from lipsmith.errors import RuntimeUnavailableError, WeightsError
 from lipsmith.machine import core_quota
 from lipsmith.models.articulation import articulate
-from lipsmith.models.generators import BASELINES, build_generator
+from lipsmith.models.generators import BASELINES, build_generator, paint_lower_part
 from lipsmith.models.wav2lip import GENERATORS
 from lipsmith.runtime.base import SAFETENSORS_NAME, FloatArray, check_inputs, check_process, split_rows
 from lipsmith.weights.card import WeightCard
@@ -54,6 +54,7 @@ class TorchGenerator:
         self._dtype = torch.float16 if self._device.type == "cuda" else torch.float32
         self._batch = BATCH_CPU if on_cpu else BATCH_GPU
         network = load_generator(Path(folder))
+        paint_lower_part(network)
         if articulation != 1:
             articulate(network, articulation)
         self.face_size = int(network.face_size)  # type: ignore[arg-type]
