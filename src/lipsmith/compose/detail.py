@@ -60,7 +60,7 @@ def with_detail(face: NDArray[np.float32], lent: Sequence[LentDetail], top: int)
             lends.
         top: First row of interest; what is above is left out, and 0 in the result.
     """
-    nearest = lent[0] if len(lent) == 1 else min(lent, key=lambda one: _mouth_difference(face, one.reference))
+    nearest = lent[0] if len(lent) == 1 else min(lent, key=lambda one: _mouth_difference(face, one.reference, top))
     size, side = face.shape[0], nearest.values.shape[0]
     unit = size / 96
     new, old = face[top:], nearest.reference[top:]
@@ -87,10 +87,10 @@ def with_detail(face: NDArray[np.float32], lent: Sequence[LentDetail], top: int)
     return result
 
 
-def _mouth_difference(face: NDArray[np.float32], reference: Image) -> float:
-    """In grey levels, summed over the colours."""
-    difference = np.abs(face - reference).sum(axis=2)
-    return float(np.average(difference, weights=mouth_mask(face.shape[0])))
+def _mouth_difference(face: NDArray[np.float32], reference: Image, top: int) -> float:
+    """In grey levels, summed over the colours and the mouth, which is below `top`."""
+    difference = cv2.absdiff(face[top:], reference[top:].astype(np.float32))
+    return float(np.vdot(cv2.transform(difference, np.ones((1, 3))), mouth_mask(face.shape[0])[top:]))
 
 
 def _picked(image: NDArray, places: NDArray, border: int) -> NDArray:
