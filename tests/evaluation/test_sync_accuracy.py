@@ -216,6 +216,19 @@ def test_command(drawn: Path, run_folder: Path, tmp_path: Path, capsys: pytest.C
     assert "recipe.json cannot be read" in capsys.readouterr().err
 
 
+def test_a_folder_by_the_name_of_installed_weights_is_written_with_a_dot(
+    drawn: Path,
+    run_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "judge").symlink_to(run_folder)
+    monkeypatch.chdir(tmp_path)
+    assert main(["./judge", "--data", str(drawn), "--max-frames", "20"]) == ExitCode.OK
+    assert capsys.readouterr().out.startswith("T_v = 3:")  # the installed judge has 5
+
+
 def test_of_the_training_clips_only_those_of_the_threshold_are_read(
     drawn: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from torch import nn
 
 from lipsmith.data.synthetic import prepare_synthetic
 from lipsmith.errors import DataError, RecipeError
+from lipsmith.training import distributed
 from lipsmith.training.distributed import Processes
 
 pytestmark = pytest.mark.slow
@@ -294,6 +295,20 @@ def test_rows_and_parts_are_dealt_out() -> None:
         assert rows == list(range(8))[part]
     with pytest.raises(RecipeError, match="2 clips cannot be divided among 3 processes"):
         dealt[0].rows(2)
+
+
+@pytest.mark.parametrize(("quota", "threads"), [(1, 1), (64, 3), (None, 3)])
+def test_no_more_threads_than_the_container_grants(
+    quota: int | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setattr(distributed, "core_quota", lambda: quota)
+    torch.set_num_threads(3)
+    try:
+        Processes()
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_alone_nothing_is_shared(tmp_path: Path) -> None:

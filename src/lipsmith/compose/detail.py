@@ -60,7 +60,9 @@ def with_detail(face: NDArray[np.float32], lent: Sequence[LentDetail], top: int)
             lends.
         top: First row of interest; what is above is left out, and 0 in the result.
     """
-    nearest = lent[0] if len(lent) == 1 else min(lent, key=lambda one: _mouth_difference(face, one.reference, top))
+    nearest = (
+        lent[0] if len(lent) == 1 else min(lent, key=lambda one: _mouth_difference(face, one.reference, top))
+    )
     size, side = face.shape[0], nearest.values.shape[0]
     unit = size / 96
     new, old = face[top:], nearest.reference[top:]

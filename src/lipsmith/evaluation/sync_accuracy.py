@@ -390,7 +390,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m lipsmith.evaluation.sync_accuracy", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("expert", type=Path, help="run folder of an expert, its weights, or a checkpoint")
+    parser.add_argument("expert", help="run folder of an expert, its weights, or a checkpoint")
     parser.add_argument("--data", required=True, help="folder that `lipsmith prepare` wrote")
     parser.add_argument(
         "--recipe", type=Path, help="whose `data` says who is held out; the run's own when left out"
@@ -416,10 +416,8 @@ def _report(options: argparse.Namespace) -> None:
     from lipsmith.evaluation.held_out import load_clips, open_judge
     from lipsmith.evaluation.sync_curves import draw_accuracy
 
-    recipe = (
-        options.recipe
-        or (options.expert if options.expert.is_dir() else options.expert.parent) / "recipe.json"
-    )
+    path = Path(options.expert)
+    recipe = options.recipe or (path if path.is_dir() else path.parent) / "recipe.json"
     other: Split = "validation" if options.split == "test" else "train"
     clips = load_clips(options.data, recipe, options.split)
     report = measure_accuracy(
@@ -436,7 +434,7 @@ def _report(options: argparse.Namespace) -> None:
         if options.json:
             options.json.write_text(report.to_json())
         if options.picture:
-            draw_accuracy(report, options.picture, title=options.expert.name)
+            draw_accuracy(report, options.picture, title=path.name)
     except OSError as error:
         raise OutputError(f"{error.filename} cannot be written: {error.strerror}.") from error
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lipsmith.errors import LipsmithError, RecipeError, RuntimeUnavailableError
+from lipsmith.machine import core_quota
 
 T = TypeVar("T")
 
@@ -41,6 +42,9 @@ class Processes:
         self.index: int = state.process_index
         self.count: int = state.num_processes
         self.norms_are_shared = False
+        quota = core_quota()
+        if quota is not None and torch.get_num_threads() > quota:  # PyTorch counts the cores of the machine
+            torch.set_num_threads(quota)
 
     @property
     def is_main(self) -> bool:
