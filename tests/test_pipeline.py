@@ -229,6 +229,24 @@ def test_steady_references_show_one_mouth_of_each_shot(studio):
     np.testing.assert_allclose([seen_mouth(face) for face in studio.runtime.references], 4, atol=0.2)
 
 
+@pytest.mark.parametrize(("form", "count"), [("frame", 0), ("steady", 1), ("pair", 2)])
+def test_a_face_is_pasted_beside_references_that_are_not_the_frame_itself(studio, monkeypatch, form, count):
+    studio.card = replace(CARD, reference=form)
+    studio.runtime.num_references = max(count, 1)
+    studio.runtime.generate = lambda mels, faces: faces[:, 3:6].copy()
+    beside = []
+    paste = pipeline.paste_into
+
+    def noting(*given):
+        beside.append(given[4])
+        return paste(*given)
+
+    monkeypatch.setattr(pipeline, "paste_into", noting)
+    studio.sync()
+    assert len(beside) == 30 and {len(references) for references in beside} == {count}
+    assert {one.shape for references in beside for one in references} <= {(SIZE, SIZE, 3)}
+
+
 def test_a_pair_shows_a_mouth_at_rest_and_the_widest_and_the_first_is_pasted_beside(studio):
     from .mouths import seen_mouth, show_mouth
 

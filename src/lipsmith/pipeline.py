@@ -831,14 +831,19 @@ class LipSyncer:
 
     def _compose(self, work: "_Work", clock: "_Clock", mark: Callable[[Image], Image] | None) -> "_Work":
         with clock.working("compose"):
-            if work.generated is not None and work.crop is not None and work.shown is not None:
+            if (
+                work.generated is not None
+                and work.crop is not None
+                and work.shown is not None
+                and work.reference is not None
+            ):
                 # A new picture: the same frame may be shown again later.
                 work.picture = paste_into(
                     work.picture,
                     work.crop,
                     work.generated,
                     work.shown,
-                    views_of(work.reference)[0] if work.reference is not None else None,
+                    views_of(work.reference) if self.card.reference != "frame" else (),
                     self.card.paints,
                     work.lent,
                 )

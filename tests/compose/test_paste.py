@@ -190,10 +190,13 @@ def test_what_only_the_reference_has_elsewhere_stays_the_frames_own():
     reference = shown.copy()
     reference[74:90, 14:24] = 0  # something dark beside the jaw, which the reference lays elsewhere
     generated = _with_mouth(reference)
-    result = paste_face(frame, crop, generated, shown, reference, match=False)
+    result = paste_face(frame, crop, generated, shown, [reference], match=False)
     jaw = np.s_[100 + 76 : 100 + 88, 100 + 15 : 100 + 19]
     assert np.abs(result[jaw].astype(int) - frame[jaw]).max() <= 8
     assert np.abs(result[100 + 64 : 100 + 72, 140:156].astype(int) - 20).max() <= 1
+    # Nor does it matter which of two references has it.
+    result = paste_face(frame, crop, generated, shown, [shown.copy(), reference], match=False)
+    assert np.abs(result[jaw].astype(int) - frame[jaw]).max() <= 8
     # Without knowing the reference it counts as the generator's doing.
     assert (frame[jaw].astype(int) - paste_face(frame, crop, generated, shown, match=False)[jaw]).max() > 25
 
@@ -228,7 +231,7 @@ def test_lent_detail_arrives_where_the_generator_changed_the_light_alone(form):
     lent = LentDetail(shown, detail_of(sharp), np.eye(2, 3, dtype=np.float32))
     # The reference is another array than the frame's own face, as it is where one is kept.
     pasted = [
-        paste_into(picture, crop, generated, shown, shown.copy(), lent=detail).bgr()
+        paste_into(picture, crop, generated, shown, [shown.copy()], lent=detail).bgr()
         for detail in ((), (lent,))
     ]
     mouth = np.s_[60 + 180 : 60 + 205, 120 + 90 : 120 + 130]

@@ -7,7 +7,7 @@ moved. Everything else keeps the frame's own pixels. A generator that returns wh
 nothing at all.
 
 A reference that is not the frame itself lies on it only roughly: cheeks, jaw and background beside them are a
-little elsewhere. Away from mouth and chin only what the generator did to its reference is new.
+little elsewhere. Away from mouth and chin only what the generator did to its reference is new, to each of several.
 
 Detail that the generator cannot paint comes from the frame that lent the reference (`lipsmith.compose.detail`).
 
@@ -52,7 +52,7 @@ def paste_face(
     crop: Crop,
     generated: NDArray,
     shown: Image | None = None,
-    reference: Image | None = None,
+    references: Sequence[Image] = (),
     paints: PaintedRegion = "lower half",
     lent: Sequence[LentDetail] = (),
     *,
@@ -62,13 +62,13 @@ def paste_face(
 
     `frame` is uint8 BGR and stays as it is. `generated` is S × S × 3 BGR in grey levels, uint8 or float in
     [0, 255]. `shown` is the frame's crop that the generator saw, S × S × 3 uint8 (`crop.extract(frame)` when not
-    given), `reference` what it saw beside it (`shown` when not given), `lent` the detail of the frames that
-    references were made of. Colours and sharpness are matched first, unless `match` is false. Only pixels inside the
+    given), `references` other frames' faces that it saw beside it, `lent` the detail of the frames that they were
+    made of. Colours and sharpness are matched first, unless `match` is false. Only pixels inside the
     crop's `lower_face_mask` change. A whole face is not matched, and has the mask `whole_face_mask`.
     """
     if shown is None:
         shown = crop.extract(frame)
-    change = face_change(generated, shown, crop.size, reference, paints, lent, match=match)
+    change = face_change(generated, shown, crop.size, references, paints, lent, match=match)
     result = frame.copy()
     if change is not None:
         target, new, share = _placed(result, crop, *change, paints)
@@ -81,7 +81,7 @@ def paste_into(
     crop: Crop,
     generated: NDArray,
     shown: Image,
-    reference: Image | None = None,
+    references: Sequence[Image] = (),
     paints: PaintedRegion = "lower half",
     lent: Sequence[LentDetail] = (),
 ) -> Picture:
@@ -90,9 +90,9 @@ def paste_into(
     A new picture, or `picture` itself where nothing changes. A colour sample changes with its four pixels.
     """
     if isinstance(picture, ArrayPicture):
-        return ArrayPicture(paste_face(picture.image, crop, generated, shown, reference, paints, lent))
+        return ArrayPicture(paste_face(picture.image, crop, generated, shown, references, paints, lent))
     assert isinstance(picture, PlanarPicture)
-    change = face_change(generated, shown, crop.size, reference, paints, lent)
+    change = face_change(generated, shown, crop.size, references, paints, lent)
     if change is None:
         return picture
     new, share = change
@@ -117,7 +117,7 @@ def face_change(
     generated: NDArray,
     shown: Image,
     size: int,
-    reference: Image | None = None,
+    references: Sequence[Image] = (),
     paints: PaintedRegion = "lower half",
     lent: Sequence[LentDetail] = (),
     *,
@@ -139,9 +139,10 @@ def face_change(
         new = match_sharpness(new * colour_gain(new, old), old)
     share = np.zeros((size, size), np.float32)
     share[top:] = lower_face_mask(size)[top:] * change_mask(new, old)
-    if reference is not None and reference is not shown:
-        beside = np.ascontiguousarray(reference[top:], np.float32)
-        share[top:] *= np.maximum(core_mask(size)[top:], change_mask(new, beside))
+    if references:
+        beside = [np.ascontiguousarray(reference[top:], np.float32) for reference in references]
+        made = np.minimum.reduce([change_mask(new, one) for one in beside])
+        share[top:] *= np.maximum(core_mask(size)[top:], made)
     if not share.any():
         return None
     face = np.zeros((size, size, 3), np.float32)
