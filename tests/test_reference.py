@@ -139,6 +139,9 @@ def test_a_pair_is_a_mouth_at_rest_and_the_widest() -> None:
         assert _blue(opened) == pytest.approx(0, abs=2)
     # Of another moment: half of the clip away, and the widest that is ten frames away.
     many = np.stack([_with_mouth(face, 2 * k, blue=8 * k) for k in range(24)])
+    few = many[:12]  # none is ten frames from those in the middle
+    opened = references_elsewhere("pair", few)[..., 3:]
+    assert not any(np.array_equal(one, face) for one, face in zip(opened, few, strict=True))
     elsewhere = references_elsewhere("pair", many)
     at_rest, opened = views_of(elsewhere[0])
     assert (_blue(at_rest), _blue(opened)) == pytest.approx((8 * 12, 8 * 23), abs=2)

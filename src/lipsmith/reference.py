@@ -431,7 +431,7 @@ def clip_references(form: ReferenceForm, faces: NDArray[np.uint8]) -> NDArray[np
     count = int(LOOK_AHEAD_SECONDS * TRAINING_RATE_HZ)
     sights = [Sight(face) for face in faces]
     return np.stack(
-        [kept.show(face, ahead=sights[index + 1 : index + count]) for index, face in enumerate(faces)]
+        [kept.show(face, ahead=sights[index + 1 : index + 1 + count]) for index, face in enumerate(faces)]
     )
 
 
@@ -470,7 +470,8 @@ def references_elsewhere(form: ReferenceForm, faces: NDArray[np.uint8]) -> NDArr
 
 
 def _open_elsewhere(faces: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """For each of the faces the widest open one that is `_ELSEWHERE_FRAMES` away, or farther."""
+    """For each of the faces the widest open one that is `_ELSEWHERE_FRAMES` away, or as far as the clip goes."""
     values, times = np.array([openness(face) for face in faces]), np.arange(len(faces))
-    far = np.abs(times[:, None] - times) >= _ELSEWHERE_FRAMES
+    distances = np.abs(times[:, None] - times)
+    far = distances >= np.minimum(_ELSEWHERE_FRAMES, distances.max(axis=1, keepdims=True))
     return faces[np.where(far, values, -1).argmax(axis=1)]

@@ -13,7 +13,7 @@ import lipsmith.runtime.export as export
 from lipsmith.errors import OutputError, UsageError, WeightsError
 from lipsmith.models.articulation import articulate
 from lipsmith.models.blocks import ConvBlock
-from lipsmith.models.wav2lip import RelightingWav2Lip, Wav2Lip
+from lipsmith.models.wav2lip import PairedWav2Lip, RelightingWav2Lip, Wav2Lip
 from lipsmith.runtime.base import FloatArray
 from lipsmith.runtime.export import Precision, export_generator, psnr
 from lipsmith.runtime.openvino import OpenVinoGenerator, read_generator
@@ -333,6 +333,24 @@ def test_the_head_stays_in_floating_point_where_that_is_needed(
     assert head.get_output_partial_shape(0)[1].get_length() == 3
     # What computes in 8 bits has its range in front of it.
     assert head.input_value(0).get_node().get_type_name() != "FakeQuantize"
+
+
+def test_each_of_several_heads_is_a_head() -> None:
+    network = PairedWav2Lip(0.125).eval()
+    graph = export._convert(network, (9, 96, 96))
+    ends = [name.split("/")[0] for name in export._names(export._heads(graph, 1))]
+    assert ends == [f"__module.{name}.1" for name in ("open_output_block", "opening_block", "output_block")]
+    with_those_before = export._heads(graph, 2)
+    assert len(with_those_before) == 6
+    assert sorted(op.get_output_partial_shape(0)[1].get_length() for op in with_those_before) == [
+        1,
+        6,
+        6,
+        16,
+        16,
+        16,
+    ]
+    assert not any("Convolution" in op.get_type_name() for op in export._colours(graph))
 
 
 def test_int8_without_samples_is_refused(network: SmallGenerator, tmp_path: Path) -> None:

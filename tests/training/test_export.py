@@ -13,12 +13,13 @@ from lipsmith.conditioning import DEFAULT_PADDING
 from lipsmith.data.clips import Clip, ClipRecord, encode_crop, save_clip, stored_size, write_index
 from lipsmith.errors import RecipeError, UsageError, WeightsError
 from lipsmith.evaluation.judges import resolve_judge
-from lipsmith.models.wav2lip import Wav2Lip
+from lipsmith.models.wav2lip import PairedWav2Lip, Wav2Lip
+from lipsmith.training.calibration import DRAWN
 from lipsmith.training.expert import build_expert, load_expert
 from lipsmith.training.export import export_weights
 from lipsmith.training.recipe import ExpertRecipe, GeneratorRecipe
 from lipsmith.training.run import save_weights
-from lipsmith.weights.checkpoint import PUBLISHED_CROP_PADDING
+from lipsmith.weights.checkpoint import PUBLISHED_CROP_PADDING, import_checkpoint
 from lipsmith.weights.store import resolve
 
 SIZE = 96
@@ -93,6 +94,19 @@ def test_a_plain_checkpoint_is_used_like_the_published_ones(run_folder: Path, tm
     card = export_weights(run_folder / "best.safetensors", tmp_path / "plain")
     assert (card.window_lead_seconds, card.crop_padding) == (0, PUBLISHED_CROP_PADDING)
     assert (card.use, card.trained_on) == ("research", ())
+
+
+@pytest.mark.parametrize("said", [None, {"kind": "generator", "lead_seconds": "1/25", "reference": "pair"}])
+def test_a_file_of_a_generator_with_two_references_is_shown_two(
+    tmp_path: Path, said: dict[str, str] | None
+) -> None:
+    save_file(PairedWav2Lip(width=0.125).state_dict(), tmp_path / "pair.safetensors", said)
+    for card in (
+        export_weights(tmp_path / "pair.safetensors", tmp_path / "out", calibrate=[DRAWN]),
+        import_checkpoint(tmp_path / "pair.safetensors", "imported", tmp_path),
+    ):
+        assert (card.architecture, card.reference) == ("wav2lip-pair", "pair")
+        assert card.window_lead_seconds == (Fraction(1, 25) if said else 0)
 
 
 def test_weights_by_name_keep_their_card(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -55,8 +55,8 @@ JUDGED_EVERY = 4
 Range = Literal["extremes", "median", "quantile"]
 RANGES: tuple[Range, ...] = ("extremes", "median", "quantile")
 WELL_PSNR_INT8 = 45.0
-# Convolutions from the end of the network that stay in floating point where all in 8 bits is too coarse: the head,
-# which has few channels and all the colours.
+# Convolutions from each end of the network that stay in floating point where all in 8 bits is too coarse: the heads,
+# which have few channels and all the colours.
 NUM_KEPT = 2
 
 
@@ -185,7 +185,7 @@ def _best_of_int8(
     best = max(tried, key=lambda name: (_objection(tried[name], "int8") is None, tried[name].psnr_lower_db))
     if _objection(tried[best], "int8") is None:
         return tried[best]
-    kept = [op.get_friendly_name() for op in _convolutions(graph)[-NUM_KEPT:]]
+    kept = _names(_heads(graph, NUM_KEPT))
     mixed = _quantise(graph, *fitted, best, kept)
     return replace(_write(mixed, scratch / "mixed", "int8", judged), kept_in_float=tuple(kept))
 
@@ -329,7 +329,7 @@ def _quantise(graph: Any, mels: FloatArray, faces: FloatArray, ends: Range, kept
             # Symmetric ranges: nearly all activations come from a ReLU, so that offsets gain nothing.
             preset=nncf.QuantizationPreset.PERFORMANCE,
             # What follows the last convolution is colours, and costs next to nothing.
-            ignored_scope=nncf.IgnoredScope(names=kept + _behind_last_convolution(graph), validate=False),
+            ignored_scope=nncf.IgnoredScope(names=kept + _names(_colours(graph)), validate=False),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 # Without VNNI instructions (most processors before 2019) sums of two 8-bit products overflow
                 # 16 bits; weights of seven bits cannot. The files must be right on every machine.
@@ -339,23 +339,55 @@ def _quantise(graph: Any, mels: FloatArray, faces: FloatArray, ends: Range, kept
         )
 
 
-def _convolutions(graph: Any) -> list[Any]:
-    """In the order in which they are computed."""
-    return [op for op in graph.get_ordered_ops() if "Convolution" in op.get_type_name()]
+def _names(ops: Iterable[Any]) -> list[str]:
+    return sorted(op.get_friendly_name() for op in ops)
 
 
-def _behind_last_convolution(graph: Any) -> list[str]:
-    """The names of the operations that need the last convolution's output."""
-    behind: set[str] = set()
-    waiting = _convolutions(graph)[-1:]
+def _is_convolution(op: Any) -> bool:
+    return "Convolution" in op.get_type_name()
+
+
+def _heads(graph: Any, count: int) -> set[Any]:
+    """The convolutions that no other follows, and those before them, `count` in a row."""
+    last = {op for op in graph.get_ordered_ops() if _is_convolution(op)}
+    for op in list(last):
+        last -= _reached(op, _before)
+    heads = set(last)
+    for _ in range(count - 1):
+        last = {op for head in last for op in _reached(head, _before, not_beyond=_is_convolution)}
+        last = {op for op in last if _is_convolution(op)}
+        heads |= last
+    return heads
+
+
+def _colours(graph: Any) -> set[Any]:
+    """The operations that need what the last convolutions give, and that none of them needs."""
+    heads = _heads(graph, 1)
+    behind = {op for head in heads for op in _reached(head, _after)}
+    return {op for op in behind if op.get_type_name() != "Result"}
+
+
+def _reached(
+    op: Any, step: Callable[[Any], list[Any]], not_beyond: Callable[[Any], bool] = lambda op: False
+) -> set[Any]:
+    """What `step` leads to from `op`, again and again; `op` itself is not among it."""
+    reached: set[Any] = set()
+    waiting = step(op)
     while waiting:
-        for output in waiting.pop().outputs():
-            for target in output.get_target_inputs():
-                user = target.get_node()
-                if user.get_friendly_name() not in behind and user.get_type_name() != "Result":
-                    behind.add(user.get_friendly_name())
-                    waiting.append(user)
-    return sorted(behind)
+        one = waiting.pop()
+        if one not in reached:
+            reached.add(one)
+            if not not_beyond(one):
+                waiting += step(one)
+    return reached
+
+
+def _before(op: Any) -> list[Any]:
+    return [source.get_source_output().get_node() for source in op.inputs()]
+
+
+def _after(op: Any) -> list[Any]:
+    return [target.get_node() for output in op.outputs() for target in output.get_target_inputs()]
 
 
 @contextlib.contextmanager

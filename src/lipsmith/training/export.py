@@ -25,6 +25,7 @@ from lipsmith.weights.checkpoint import (
     PUBLISHED_WINDOW_LEAD_SECONDS,
     Precision,
     architecture_of,
+    known_use,
     load_network,
     write_weights,
 )
@@ -82,6 +83,8 @@ def export_weights(
         )
     checkpoint, card, selection = _source(source, folder.name)
     network, found = load_network(checkpoint, "generator")
+    if checkpoint == run:
+        card = replace(card, **known_use(checkpoint, network))
     card = replace(
         card,
         kind=found.kind,

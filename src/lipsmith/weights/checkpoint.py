@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from lipsmith.conditioning import DEFAULT_PADDING, PaintedRegion, ReferenceForm
+from lipsmith.conditioning import DEFAULT_PADDING, NUM_REFERENCES, PaintedRegion, ReferenceForm
 from lipsmith.errors import WeightsError
 from lipsmith.models.expert import LIPS_WIDTH, LipSyncExpert
 from lipsmith.models.lipgan import LipGan
@@ -243,8 +243,17 @@ def import_checkpoint(
         window_lead_seconds=PUBLISHED_WINDOW_LEAD_SECONDS,
         crop_padding=PUBLISHED_CROP_PADDING if found.kind == "generator" else (0.0, 0.0, 0.0, 0.0),
     )
-    card = dataclasses.replace(card, **{**_facts_of_training(path), **(overrides or {})})
+    card = dataclasses.replace(card, **{**known_use(path, network), **(overrides or {})})
     return write_weights(network, card, (folder or user_folder()) / name, precision=precision)
+
+
+def known_use(path: Path, network: nn.Module) -> dict[str, Any]:
+    """The facts for a card that a checkpoint file says of its own use, and its network tells."""
+    facts = _facts_of_training(path)
+    count = getattr(network, "num_references", 1)
+    if NUM_REFERENCES[facts.get("reference", "frame")] != count:
+        facts["reference"] = next(form for form, wanted in NUM_REFERENCES.items() if wanted == count)
+    return facts
 
 
 def _facts_of_training(path: Path) -> dict[str, Any]:
