@@ -111,8 +111,9 @@ def test_openness_is_what_edges_of_a_mouth_amount_to() -> None:
 
 
 def test_choices_rank_mouths_by_how_open_they_are() -> None:
-    values = [0.5, 0.1, 0.4, 0.2, 0.3]
+    values = [0.5, 0.15, 0.4, 0.2, 0.3]
     assert AT_REST.ordered(values)[:3] == [3, 1, 4]  # the second least open of five, then its neighbours
+    assert AT_REST.ordered([*values, 0.05]) == AT_REST.ordered(values)  # too little for a mouth
     assert MouthChoice(rank=1, better=1.3).ordered(values) == [0, 2, 4, 3, 1]
     assert AT_REST.ordered([0.7]) == [0]
 
@@ -177,6 +178,59 @@ def test_an_open_mouth_gives_way_to_one_at_rest_that_comes_later() -> None:
     shown = [_blue(steady.show(_with_mouth(face, 5, blue=100))) for _ in range(6)]
     np.testing.assert_allclose(shown, [20, 40, 60, 80, 100, 100], atol=3)
     assert _blue(steady.show(_with_mouth(face, 60, blue=150))) == pytest.approx(100, abs=3)
+
+
+def _covered(face: np.ndarray) -> np.ndarray:
+    """A hand lies before the mouth."""
+    face = face.copy()
+    face[52:86, 22:74] = 120
+    return face
+
+
+def test_what_hides_the_mouth_is_no_mouth_at_rest() -> None:
+    face = _view(_scene())
+    mouths, hand = [_with_mouth(face, 20, blue=100)] * 30, _covered(face)
+    steady = SteadyReference()
+    steady.show(mouths[0])
+    shown = [_blue(steady.show(one)) for one in [hand] * 8 + mouths]
+    np.testing.assert_allclose(shown, 100, atol=3)
+    # Nor is it taken for one where both are ahead.
+    steady = SteadyReference()
+    assert _blue(steady.show(hand, ahead=[*map(Sight, [hand] * 7 + mouths[:18])])) == pytest.approx(
+        100, abs=3
+    )
+
+
+def test_what_hid_the_mouth_at_first_gives_way_after_a_second() -> None:
+    face = _view(_scene())
+    mouth, hand = _with_mouth(face, 20, blue=100), _covered(face)
+    steady = SteadyReference()
+    shown = [_blue(steady.show(one)) for one in [hand] * 3 + [mouth] * 40]
+    np.testing.assert_allclose(shown[:26], shown[0], atol=3)
+    np.testing.assert_allclose(shown[-8:], 100, atol=3)
+
+
+def test_a_mouth_out_of_focus_gives_way_to_one_in_focus_and_not_the_other_way() -> None:
+    grain = np.random.default_rng(0).integers(-25, 26, (SIZE, SIZE, 3))
+    face = np.clip(_view(_scene()).astype(int) + grain, 0, 255).astype(np.uint8)
+    sharp, soft = _with_mouth(face, 40), cv2.GaussianBlur(_with_mouth(face, 15, blue=100), (0, 0), 1.5)
+    assert openness(soft) < 0.7 * openness(sharp)
+    steady = SteadyReference()
+    np.testing.assert_allclose([_blue(steady.show(one)) for one in [sharp] + [soft] * 8], 0, atol=15)
+    steady = SteadyReference()
+    shown = [_blue(steady.show(one)) for one in [soft] + [sharp] * 8]
+    assert shown[0] == pytest.approx(100, abs=8) and shown[-1] == pytest.approx(0, abs=3)
+
+
+def test_a_mouth_in_a_fade_does_not_take_the_place_of_one_before_it() -> None:
+    face = _view(_scene())
+    before, faded = (_with_mouth(face, amplitude, blue=blue) for amplitude, blue in ((40, 0), (5, 100)))
+    faded = np.clip(0.72 * faded.astype(float) + 0.28 * 255, 0, 255).astype(np.uint8)
+    assert openness(faded) < 0.7 * openness(before)
+    steady = SteadyReference()
+    steady.show(before)
+    shown = [steady.show(faded) for _ in range(3)] + [steady.show(before) for _ in range(8)]
+    assert _blue(shown[-1]) == pytest.approx(0, abs=3)
 
 
 def test_a_new_pose_gets_its_own_reference_and_an_old_one_comes_back() -> None:

@@ -7,6 +7,7 @@ near that pose: one whose mouth is at rest, of the frames of the next second whe
 implementation for training, inference and evaluation; faces are crops, S × S × 3 uint8 BGR.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -42,12 +43,20 @@ _FADED = (
 )
 _MOST_TRIED = 2
 _FADE_FRAMES = 4
+_AS_CLEAR = 0.85  # of the contrast of the one that is kept: with less, a face does not take its place
+# Of what is fine in another's upper half: less is out of focus. Between frames of one clip it is 0.85 to 1.18, after a
+# blur of one pixel in 96 0.35 to 0.6.
+_AS_SHARP, _SOFT = 0.75, 0.6
+# Of the openness of the mouth that is kept: with less, no mouth is in sight, but a hand for example. None of 90 clips
+# has a mouth below 0.46 of the one at rest; smooth skin before it has 0.24 at most.
+_NO_MOUTH = 0.35
 
 LOOK_AHEAD_SECONDS = 1
 """How far ahead of a frame a mouth at rest is looked for where frames are known before they are shown."""
 MOUTH = (0.58, 0.85, 0.29, 0.71)  # rows from, to, columns from, to; shares of the side
 DARK = 10.0  # grey levels: of darker mouths edges are noise
 _MOST_JUDGED = 5
+_RECENT_FRAMES = 25
 _ELSEWHERE_FRAMES = 10  # least distance of an open mouth of another moment
 
 
@@ -112,14 +121,17 @@ class MouthChoice:
     better: float
 
     def ordered(self, values: Sequence[float]) -> list[int]:
-        """Places of the faces with these openness values, the most wanted first."""
+        """Places of the faces with these openness values, the most wanted first; those without a mouth are left out."""
         order = np.argsort(values, kind="stable")
+        order = order[np.sort(values) >= _NO_MOUTH * np.median(values)]
         wanted = round(self.rank * (len(order) - 1))
         return [int(order[i]) for i in np.argsort(np.abs(np.arange(len(order)) - wanted), kind="stable")]
 
     def is_better(self, value: float, kept: float) -> bool:
         """Whether a face so open is to take the place of one that is `kept`."""
-        return value < self.better * kept if self.better < 1 else value > self.better * kept
+        return (
+            _NO_MOUTH * kept <= value < self.better * kept if self.better < 1 else value > self.better * kept
+        )
 
 
 AT_REST = MouthChoice(rank=0.25, better=0.7)
@@ -136,11 +148,15 @@ class _Measured:
     grey: NDArray[np.uint8]
     mean: Sequence[float]  # of the upper half, by channel
     spread: float  # of the upper half's brightness
+    sharpness: float  # of the upper half, in grey levels
 
     @classmethod
     def of(cls, face: Image) -> "_Measured":
         """Measure a face."""
-        return cls(face, np.asarray(cv2.cvtColor(face, cv2.COLOR_BGR2GRAY), np.uint8), *_light(face))
+        grey = np.asarray(cv2.cvtColor(face, cv2.COLOR_BGR2GRAY), np.uint8)
+        upper = grey[_upper_region(face.shape[0])]
+        sharpness = cv2.norm(cv2.Laplacian(upper, cv2.CV_16S), cv2.NORM_L1) / upper.size
+        return cls(face, grey, *_light(face), sharpness)
 
 
 def _placed(reference: _Measured, face: _Measured, start: Warp | None) -> PlacedReference:
@@ -266,7 +282,8 @@ class SteadyReference:
     The first face, or one of those that follow, is the first reference: the one whose mouth `choice` wants. It stays
     while the head is near its pose; when another kept reference is much nearer, that takes over within a few frames; in
     a pose never seen, one more is kept likewise. What was kept in a fade gives way as soon as the picture has more
-    contrast, and a mouth to one that the choice wants much more.
+    contrast, what was out of focus to what is in focus, and a mouth to one that the choice wants much more. A mouth at
+    rest that shows less than all of the last second was none: something lay before it.
 
     `lent` is the detail of the frame that the reference shown last was made of; none where `show` was given no sharp
     faces.
@@ -279,6 +296,9 @@ class SteadyReference:
         self._current: _Entry | None = None
         self._previous: _Entry | None = None
         self._fade = 0
+        self._recent: deque[float] = deque(
+            maxlen=_RECENT_FRAMES
+        )  # openness of what was seen beside the current one
 
     def reset(self) -> None:
         """Forget everything: a new shot."""
@@ -286,6 +306,7 @@ class SteadyReference:
         self._current = self._previous = None
         self.lent = ()
         self._fade = 0
+        self._recent.clear()
 
     def show(self, face: Image, sharp: SharpFace | None = None, ahead: Sequence[Sight] = ()) -> Image:
         """What the generator sees beside the next `face`; always a new array.
@@ -298,13 +319,14 @@ class SteadyReference:
         """`show` a face that was measured."""
         if self._current is None:
             self._current = self._keep(measured, now, ahead)
-        if _is_faded(self._current.face, measured):
-            self._entries = [entry for entry in self._entries if not _is_faded(entry.face, measured)]
+        self._recent.append(opened)
+        if _is_unclear(self._current.face, measured):
+            self._entries = [entry for entry in self._entries if not _is_unclear(entry.face, measured)]
             self._change_to(self._keep(measured, now, ahead))
         placed = self._place(self._current, measured)
         if placed.misfit > _SAME_POSE:
             placed = self._look_for_another(measured, placed, now, ahead)
-        elif not self._fade and self.choice.is_better(opened, self._current.openness):
+        elif not self._fade and (self._is_wanted(measured, opened) or self._is_no_mouth()):
             self._entries = [entry for entry in self._entries if entry is not self._current]
             self._change_to(self._keep(measured, now))
             placed = self._place(self._current, measured)
@@ -317,6 +339,21 @@ class SteadyReference:
         detail, strength = self._current.detail, (1 - share) * placed.contrast
         self.lent = () if detail is None else (LentDetail(image, detail, placed.warp, strength),)
         return image
+
+    def _is_wanted(self, measured: _Measured, opened: float) -> bool:
+        """Whether a face of the current pose is to take the current one's place."""
+        assert self._current is not None
+        kept = self._current.face
+        is_clear = (
+            measured.spread >= _AS_CLEAR * kept.spread and measured.sharpness >= _AS_SHARP * kept.sharpness
+        )
+        return is_clear and self.choice.is_better(opened, self._current.openness)
+
+    def _is_no_mouth(self) -> bool:
+        """Whether all that was seen of late shows so much more of a mouth that the current one is none."""
+        assert self._current is not None
+        is_long = len(self._recent) == self._recent.maxlen
+        return is_long and self._current.openness < _NO_MOUTH * min(self._recent)
 
     def _look_for_another(
         self, face: _Measured, placed: PlacedReference, now: Sight, ahead: Sequence[Sight]
@@ -337,6 +374,7 @@ class SteadyReference:
 
     def _change_to(self, entry: _Entry) -> None:
         self._previous, self._current, self._fade = self._current, entry, _FADE_FRAMES
+        self._recent.clear()
 
     def _place(self, entry: _Entry, face: _Measured) -> PlacedReference:
         placed = _placed(entry.face, face, entry.warp)
@@ -352,7 +390,8 @@ class SteadyReference:
             if place == 0:
                 break
             other = _Measured.of(sights[place].face)
-            if not _is_faded(other, face) and _placed(other, face, None).misfit <= _SAME_POSE:
+            is_sharp = other.sharpness >= _AS_SHARP * face.sharpness
+            if is_sharp and not _is_faded(other, face) and _placed(other, face, None).misfit <= _SAME_POSE:
                 chosen, number = other, place
                 break
         kept, sharp = replace(chosen, image=chosen.image.copy()), sights[number].sharp
@@ -363,6 +402,11 @@ class SteadyReference:
 
 def _is_faded(kept: _Measured, face: _Measured) -> bool:
     return face.spread > _FADED * kept.spread + 1  # a grey level of noise is no contrast
+
+
+def _is_unclear(kept: _Measured, face: _Measured) -> bool:
+    """Whether `face` shows that another was kept in a fade, or out of focus."""
+    return _is_faded(kept, face) or _SOFT * face.sharpness > kept.sharpness + 1
 
 
 def _pose(face: Image) -> NDArray[np.float32]:
