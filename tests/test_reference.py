@@ -211,7 +211,7 @@ def test_what_hid_the_mouth_at_first_gives_way_after_a_second() -> None:
 
 
 def test_a_mouth_out_of_focus_gives_way_to_one_in_focus_and_not_the_other_way() -> None:
-    grain = np.random.default_rng(0).integers(-25, 26, (SIZE, SIZE, 3))
+    grain = np.random.default_rng(0).integers(-10, 11, (SIZE, SIZE, 3))
     face = np.clip(_view(_scene()).astype(int) + grain, 0, 255).astype(np.uint8)
     sharp, soft = _with_mouth(face, 40), cv2.GaussianBlur(_with_mouth(face, 15, blue=100), (0, 0), 1.5)
     assert openness(soft) < 0.7 * openness(sharp)
