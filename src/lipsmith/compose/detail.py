@@ -56,8 +56,7 @@ def with_detail(face: NDArray[np.float32], lent: Sequence[LentDetail], top: int)
 
     Args:
         face: What was generated, S × S × 3 BGR in grey levels.
-        lent: Of the frames that the references were made of, all of one R. That whose mouth the face's is most like
-            lends.
+        lent: Of the frames that the references were made of. That whose mouth the face's is most like lends.
         top: First row of interest; what is above is left out, and 0 in the result.
     """
     nearest = (

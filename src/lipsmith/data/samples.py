@@ -312,8 +312,8 @@ class GeneratorBatch:
 
     Attributes:
         targets: float32 (B, T, 3, S, S): the frames whose lower half is to be repainted.
-        references: float32 (B, T, 3, S, S): other frames of the same clip in a similar pose; for foreign rows of the
-            form `frame` the target itself, as at inference.
+        references: float32 (B, T, 3, S, S), of the form `pair` (B, T, 6, S, S): other frames of the same clip in a
+            similar pose; for foreign rows of the form `frame` the target itself, as at inference.
         frame_windows: float32 (B, T, 1, 80, 16): what the generator hears at each frame.
         sync_windows: float32 (B, M, 1, 80, 16): what the expert hears; the first T − T_v + 1 belong to its windows of
             the stretch, the others are other moments of the same sound, at least two frames away from all of them.
@@ -352,9 +352,10 @@ def generator_batch(
 
     With references of the form `frame`, those of a stretch are a stretch too (paper, 3.4.2), chosen among a few
     candidates at least `least_reference_distance` frames away as the one most like the target in the visible upper
-    half: alike in pose, not in mouth. Of the forms `steady` and `still`, the stretch has one, chosen likewise.
-    `foreign_share` of the rows hear another clip. `silence_share` of the others show a pause of
-    their clip where it has one, with a reference that speaks. As at inference, the generator hears silence in pauses.
+    half: alike in pose, not in mouth. Of the forms `steady` and `still`, the stretch has one, chosen likewise; of the
+    form `pair` two, by pose and by how open their mouths are. `foreign_share` of the rows hear another clip.
+    `silence_share` of the others show a pause of their clip where it has one, with a reference that speaks unless it is
+    a pair. As at inference, the generator hears silence in pauses.
     """
     rows = range(num_clips) if rows is None else rows
     clips = sampler.draw(rng, num_clips, num_frames + least_reference_distance, rows)

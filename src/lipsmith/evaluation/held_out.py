@@ -262,7 +262,7 @@ def generate_clip(
     Args:
         faces: (T, 3, S, S) BGR 0–1.
         windows: (T, 1, 80, 16): what each frame hears.
-        references: (T, 3, S, S).
+        references: (T, 3, S, S), or (T, 6, S, S) of two.
 
     Returns:
         (T, 3, S, S), 0–1.

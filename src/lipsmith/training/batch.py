@@ -104,7 +104,11 @@ def middle_frames(faces: Tensor, window_frames: int) -> Tensor:
 def generate_faces(
     generator: Callable[[Tensor, Tensor], Tensor], targets: Tensor, references: Tensor, windows: Tensor
 ) -> Tensor:
-    """Run the generator on B stretches of T frames: (B, T, 3, S, S) ×2 and (B, T, 1, 80, 16) → (B, T, 3, S, S)."""
+    """Run the generator on B stretches of T frames.
+
+    Targets (B, T, 3, S, S), references the same, or (B, T, 6, S, S) of two, and windows (B, T, 1, 80, 16) →
+    (B, T, 3, S, S).
+    """
     faces = torch.cat([mask_lower_half(targets), references], dim=2).flatten(0, 1)
     faces = faces.contiguous(memory_format=torch.channels_last)
     return generator(windows.flatten(0, 1), faces).float().unflatten(0, targets.shape[:2])
