@@ -296,9 +296,8 @@ class SteadyReference:
         self._current: _Entry | None = None
         self._previous: _Entry | None = None
         self._fade = 0
-        self._recent: deque[float] = deque(
-            maxlen=_RECENT_FRAMES
-        )  # openness of what was seen beside the current one
+        # Openness of what was seen since the current one is shown.
+        self._recent: deque[float] = deque(maxlen=_RECENT_FRAMES)
 
     def reset(self) -> None:
         """Forget everything: a new shot."""
