@@ -57,12 +57,14 @@ def count_flop(folder: Path) -> float:
     from torch.utils.flop_counter import FlopCounterMode
 
     from lipsmith.conditioning import face_channels
+    from lipsmith.models.generators import paint_lower_part
     from lipsmith.weights.card import CARD_NAME, WeightCard
     from lipsmith.weights.checkpoint import build
 
     card = WeightCard.read(folder / CARD_NAME)
     with torch.device("meta"):
         network = build(card.architecture, card.width, card.face_size).eval()
+        paint_lower_part(network)  # as runtimes do
         channels = face_channels(int(network.num_references))
         mel, faces = torch.empty(1, 1, 80, 16), torch.empty(1, channels, card.face_size, card.face_size)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():

@@ -20,7 +20,6 @@ whose mouth is open; `still`: one frame for a whole shot, of baselines that make
 NUM_REFERENCES: dict[ReferenceForm, int] = {"frame": 1, "steady": 1, "pair": 2, "still": 1}
 """How many faces a generator sees beside the masked one."""
 
-
 PaintedRegion = Literal["lower half", "face"]
 """What of the crop a generator makes anew: the lower half, its pose given by the upper one; or, of a still picture that
 is made to speak, all of it."""
@@ -32,6 +31,8 @@ With `faces.track.face_box` it puts the eyes at about row 37 and the mouth at ab
 eyebrows are in the upper half, and the whole mouth and an open jaw's chin in the lower half. The weights
 are trained on it.
 """
+
+_WHOLE_ROWS = 8  # a multiple of each coarser grid that generators paint with
 
 Faces = TypeVar("Faces")  # a NumPy array or a torch tensor, (…, 3, S, S)
 
@@ -62,8 +63,6 @@ def lower_half(faces: Faces) -> Faces:
     """A view of the rows of `faces` (…, 3, S, S) that the expert and the visual quality discriminator see."""
     return faces[..., lower_half_start(faces.shape[-2]) :, :]  # type: ignore[index,attr-defined]
 
-
-_WHOLE_ROWS = 8  # a multiple of each coarser grid that generators paint with
 
 # Eyes, brows and nostrils are darker than this in any light; where they are not, something white lies over the face.
 _VEILED = 0.3

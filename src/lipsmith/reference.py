@@ -283,7 +283,7 @@ class SteadyReference:
     while the head is near its pose; when another kept reference is much nearer, that takes over within a few frames; in
     a pose never seen, one more is kept likewise. What was kept in a fade gives way as soon as the picture has more
     contrast, what was out of focus to what is in focus, and a mouth to one that the choice wants much more. A mouth at
-    rest that shows less than all of the last second was none: something lay before it.
+    rest that shows far less than all of the last `_RECENT_FRAMES` was none: something lay before it.
 
     `lent` is the detail of the frame that the reference shown last was made of; none where `show` was given no sharp
     faces.

@@ -132,7 +132,7 @@ def face_change(
         raise ValueError(f"a generated face of {generated.shape} does not fit a crop of {size} × {size} × 3")
     if paints == "face":
         return np.ascontiguousarray(generated, np.float32), whole_face_mask(size)
-    # Of the upper half, only as much as the blurs at the edge of the lower one see.
+    # Of the upper half, only as much as the blurs at the edge of the lower one see; below `first_painted_row`.
     top = max(lower_half_start(size) - size // 8, 0) // 4 * 4
     old, new = (np.ascontiguousarray(image[top:], np.float32) for image in (shown, generated))
     if match:
