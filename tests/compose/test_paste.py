@@ -6,8 +6,10 @@ import pytest
 
 from lipsmith.compose.detail import LentDetail, detail_of, detail_side
 from lipsmith.compose.masks import lower_face_mask, mouth_mask
-from lipsmith.compose.paste import paste_face, paste_into
+from lipsmith.compose.paste import first_compared_row, paste_face, paste_into
+from lipsmith.conditioning import first_painted_row, lower_half_start
 from lipsmith.geometry import Crop
+from lipsmith.models.wav2lip import FACE_SIZES
 from lipsmith.picture import ArrayPicture, PlanarPicture, face_in, to_planes
 
 SIZE = 96
@@ -126,6 +128,11 @@ def test_a_crop_outside_of_the_picture_is_refused():
 def test_a_face_of_another_size_is_refused():
     with pytest.raises(ValueError, match="does not fit"):
         paste_face(_frame(), CROPS["enlarged"], np.zeros((128, 128, 3)))
+
+
+@pytest.mark.parametrize("size", FACE_SIZES)
+def test_all_that_a_paste_looks_at_is_painted_at_work(size):
+    assert first_painted_row(size) <= first_compared_row(size) < lower_half_start(size)
 
 
 def test_the_mask_is_what_bounds_the_change():

@@ -181,6 +181,7 @@ class TestConditions:
         assert result.variation_speech == result.variation_silence == result.variation_real
         assert result.opening == pytest.approx(1.0)
         assert result.closure == pytest.approx(0.1, abs=0.02)
+        assert result.lip_redness == 1.0
         # With its own words it shows another moment's mouth.
         assert 15 < result.psnr_lower < 45
 

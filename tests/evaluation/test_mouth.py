@@ -10,6 +10,8 @@ from lipsmith.evaluation.mouth import (
     gradient_energy,
     gradient_ratio,
     laplacian_variance,
+    lip_redness,
+    lip_redness_ratio,
     mouth_motion,
     mouth_region,
     mouth_variation,
@@ -137,6 +139,31 @@ def opened(amplitudes: list[int]) -> np.ndarray:
         face[60:70, 30:66] += np.uint8(amplitude)
         face[70:80, 30:66] -= np.uint8(amplitude)
     return faces
+
+
+class TestLips:
+    SKIN, LIPS = (100, 100, 150), (100, 80, 180)  # luma 114.95 and 112.18
+
+    def painted(self, lips: tuple[int, ...], light: float = 1) -> np.ndarray:
+        faces = np.full((2, 96, 96, 3), self.SKIN, np.float64)
+        faces[:, 62:70, 34:60] = lips  # more than an eighth of the region's 30 × 48 pixels
+        return np.round(faces * light).astype(np.uint8)
+
+    def test_known_redness(self) -> None:
+        faces = self.painted(self.LIPS)
+        assert lip_redness(faces) == pytest.approx([100 / 112.18 - 50 / 114.95] * 2, abs=1e-3)
+        assert lip_redness(self.painted(self.SKIN)) == pytest.approx([0, 0], abs=1e-9)
+
+    def test_pale_lips_are_below_one_in_any_light(self) -> None:
+        real = self.painted(self.LIPS)
+        pale = tuple(np.mean([self.SKIN, self.LIPS], axis=0))
+        for light in (1, 0.6):
+            assert lip_redness_ratio(self.painted(pale, light), real) == pytest.approx(0.5, abs=0.03)
+        assert lip_redness_ratio(real, real) == 1
+
+    def test_without_colour_there_is_no_ratio(self) -> None:
+        without = grey(np.full((1, 96, 96), 90))
+        assert np.isnan(lip_redness_ratio(without, without))
 
 
 class TestOpenings:

@@ -186,6 +186,42 @@ def test_teeth_in_sight_are_spared_most_of_the_shade() -> None:
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("size", [96, 192])
+def test_lips_in_sight_keep_their_tint_and_most_of_their_shade(size: int) -> None:
+    network = RelightingWav2Lip(0.125, size).eval()
+    network.paint_chroma.zero_()
+    last = network.output_block[1]
+    nn.init.zeros_(last.weight)
+    last.bias.copy_(torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0, 0.0]))  # half of light grey
+    weights = torch.tensor([0.114, 0.587, 0.299])
+    mel, faces = torch.randn(1, 1, 80, 16), torch.zeros(1, 6, size, size)
+    place = slice(66 * size // 96, 70 * size // 96), slice(36 * size // 96, 60 * size // 96)
+
+    def painted(mouth: torch.Tensor) -> tuple[float, float, float]:
+        """Of the light asked for, what the mouth and the skin get; red over green there, over what it was."""
+        faces[:, 3:] = skin.view(1, 3, 1, 1)
+        faces[:, 3:, *place] = mouth.view(1, 3, 1, 1)
+        seen = network(mel, faces)[0]
+        made, beside = seen[:, 68 * size // 96, size // 2], seen[:, 90 * size // 96, size // 2]
+        asked = torch.sigmoid(torch.tensor(1.0))
+        shares = [
+            float(((new - old) @ weights) / ((asked - old @ weights) / 2))
+            for new, old in ((made, mouth), (beside, skin))
+        ]
+        return *shares, float((made[2] / made[1]) / (mouth[2] / mouth[1]))
+
+    skin = torch.tensor([0.25, 0.35, 0.5])
+    lips, inside = torch.tensor([0.2, 0.2, 0.4]), torch.tensor([0.04, 0.04, 0.08])
+    assert painted(lips) == pytest.approx((0.75, 1, 1), abs=1e-3)
+    assert painted(skin * 0.8)[:2] == pytest.approx((1, 1), abs=1e-3)  # a shadow
+    light, _, tint = painted(inside)  # a mouth that closes: as much light as was asked for, and not so red
+    assert light == pytest.approx(1, abs=1e-3)
+    assert tint < 0.7
+    skin = torch.full((3,), 0.4)
+    assert painted(skin * 0.6)[:2] == pytest.approx((1, 1), abs=1e-3)  # no tints, no lips
+
+
+@torch.inference_mode()
 def test_a_warping_generators_tensors_begin_a_relighting_one() -> None:
     torch.manual_seed(1)
     warping, network = WarpingWav2Lip(0.125).eval(), RelightingWav2Lip(0.125).eval()
@@ -196,7 +232,8 @@ def test_a_warping_generators_tensors_begin_a_relighting_one() -> None:
     for head in last:
         head.bias[:3] = 1.0
         head.weight[:3] *= 0.01
-    # With the whole tint it is the same picture.
+    # With the whole tint and nothing spared it is the same picture.
+    network.LIPS_SPARED = 0.0
     made, painted = network(mel, faces), warping(mel, faces)
     torch.testing.assert_close(made, painted, rtol=0, atol=1e-5)
 

@@ -132,8 +132,7 @@ def face_change(
         raise ValueError(f"a generated face of {generated.shape} does not fit a crop of {size} × {size} × 3")
     if paints == "face":
         return np.ascontiguousarray(generated, np.float32), whole_face_mask(size)
-    # Of the upper half, only as much as the blurs at the edge of the lower one see; below `first_painted_row`.
-    top = max(lower_half_start(size) - size // 8, 0) // 4 * 4
+    top = first_compared_row(size)
     old, new = (np.ascontiguousarray(image[top:], np.float32) for image in (shown, generated))
     if match:
         new = match_sharpness(new * colour_gain(new, old), old)
@@ -150,6 +149,14 @@ def face_change(
     if lent:
         face = with_detail(face, lent, top)
     return face, share
+
+
+def first_compared_row(size: int) -> int:
+    """First row that is looked at to paste a lower half: of the upper one, what the blurs at their border see.
+
+    Not above `lipsmith.conditioning.first_painted_row`, from which a generator at work paints.
+    """
+    return max(lower_half_start(size) - size // 8, 0) // 4 * 4
 
 
 def _patch(

@@ -29,6 +29,7 @@ from lipsmith.errors import DataError, UsageError, WeightsError
 from lipsmith.evaluation.mouth import (
     closure_rank,
     gradient_ratio,
+    lip_redness_ratio,
     mouth_variation,
     opening_correlation,
     psnr,
@@ -121,6 +122,8 @@ class PairResult:
     """`opening_correlation`, own words, with inference's references."""
     closure: float
     """`closure_rank`, likewise."""
+    lip_redness: float
+    """`lip_redness_ratio`, likewise."""
     variation_real: float
     """`mouth_variation` of the real clip, grey levels; as the following two."""
     variation_speech: float
@@ -128,7 +131,7 @@ class PairResult:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-ready values; what is not finite as None."""
-        numbers = ("sharpness", "gradient", "psnr_lower", "ssim_lower", "opening", "closure")
+        numbers = ("sharpness", "gradient", "psnr_lower", "ssim_lower", "opening", "closure", "lip_redness")
         variations = ("variation_real", "variation_speech", "variation_silence")
         return {
             "face": self.face,
@@ -155,6 +158,8 @@ class HeldOutReport:
     """Correlation of how open generated and real mouths are, own words."""
     closure: Interval
     """How closed generated mouths are where the real ones close, 0 to 1, chance 0.5, own words."""
+    lip_redness: Interval
+    """How much redder lips are than what is around them, generated over real, own words."""
     motion_in_speech: Interval
     """Variation of the generated mouths over that of the real ones while they speak."""
     motion_in_silence: Interval
@@ -169,6 +174,7 @@ class HeldOutReport:
             "ssim_lower",
             "opening",
             "closure",
+            "lip_redness",
             "motion_in_speech",
             "motion_in_silence",
         )
@@ -209,6 +215,7 @@ class HeldOutReport:
             f"| SSIM of the lower half, own words | {_plain(self.ssim_lower, 3)} |",
             f"| opens when the real mouth does, own words (correlation) | {_plain(self.opening, 2)} |",
             f"| openness where the real mouth closes, own words (chance 0.5) | {_plain(self.closure, 2)} |",
+            f"| redness of the lips, generated / real, own words | {_plain(self.lip_redness, 2)} |",
             f"| motion while speaking, generated / real | {_plain(self.motion_in_speech, 2)} |",
             f"| motion in silence / while speaking | {_plain(self.motion_in_silence, 2)} |",
         ]
@@ -307,6 +314,7 @@ def evaluate_pair(generator: OpenGenerator, judge: SyncJudge, pair: Pair) -> Pai
         ssim_lower=float(np.mean(ssim(repainted[:, half:], real[:, half:]))),
         opening=opening_correlation(spoken, real),
         closure=closure_rank(spoken, real),
+        lip_redness=lip_redness_ratio(spoken, real),
         variation_real=mouth_variation(real),
         variation_speech=mouth_variation(generated),
         variation_silence=mouth_variation(silent),
@@ -385,6 +393,7 @@ def summarise_pairs(results: Sequence[PairResult]) -> HeldOutReport:
         ssim_lower=mean([result.ssim_lower for result in results]),
         opening=mean([result.opening for result in results]),
         closure=mean([result.closure for result in results]),
+        lip_redness=mean([result.lip_redness for result in results]),
         motion_in_speech=ratio(speech, [result.variation_real for result in results]),
         motion_in_silence=ratio([result.variation_silence for result in results], speech),
     )

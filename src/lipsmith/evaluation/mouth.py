@@ -22,6 +22,7 @@ _SSIM_WINDOW = 11
 _SSIM_SIGMA = 1.5
 _PEAK = 255.0
 _CLOSED_SHARE = 0.2
+_LIP_SHARE = 1 / 8  # of the mouth region
 
 
 def mouth_region(faces: NDArray) -> NDArray:
@@ -127,6 +128,24 @@ def closure_rank(generated: Images, real: Images) -> float:
     # Frames that are equally open share their rank.
     ranks = (made[closed, None] > made).sum(axis=1) + ((made[closed, None] == made).sum(axis=1) - 1) / 2
     return float(ranks.mean() / max(1, len(made) - 1))
+
+
+def lip_redness(faces: Images) -> NDArray[np.float64]:
+    """How much redder the lips of each face crop are than what is around them, (T,): near 0 for pale ones.
+
+    Red less green over luma, the mean of the reddest eighth of the mouth region less the region's median. It does not
+    change with exposure.
+    """
+    mouths = mouth_region(faces).astype(np.float64)
+    redness = (mouths[..., 2] - mouths[..., 1]) / np.maximum(_luma(mouth_region(faces)), 1.0)
+    redness = np.sort(redness.reshape(len(faces), -1), axis=1)
+    reddest = redness[:, -max(1, round(_LIP_SHARE * redness.shape[1])) :]
+    return np.asarray(reddest.mean(axis=1) - np.median(redness, axis=1), np.float64)
+
+
+def lip_redness_ratio(generated: Images, real: Images) -> float:
+    """Medians over time of `lip_redness`, generated over real: 1 is as red, well below 1 is pale."""
+    return _ratio_of_medians(lip_redness(generated), lip_redness(real))
 
 
 def _openness(*videos: Images) -> list[NDArray[np.float64]]:

@@ -31,7 +31,7 @@ from lipsmith.weights import resolve
 from lipsmith.weights.card import WeightCard
 
 # Part of the key of what was made: raise it when the same inputs and options give other videos than before.
-MAKING_FORMAT = 3
+MAKING_FORMAT = 4
 _COPY_FACE_SIZE = 96
 
 

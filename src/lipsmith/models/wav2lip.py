@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from lipsmith.conditioning import face_channels, first_painted_row
+from lipsmith.conditioning import face_channels, first_painted_row, lower_half_start
 from lipsmith.models.blocks import (
     ConvBlock,
     UpBlock,
@@ -228,6 +228,10 @@ class RelightingWav2Lip(WarpingWav2Lip):
     a mean of many mouths is merely dark. They are what is about as bright as the lips and skin around and has far less
     tint; in a picture without tints there are none.
 
+    Lips in sight keep their own tint in added light, and get a little less of it: a mean of many mouths pales those of
+    people who have dark ones. They are redder than the skin around, and not as dark as the inside of a mouth. Much less
+    light would cost sync, since lips that are pressed together are paler.
+
     Arguments, dimensions and channels are those of `WarpingWav2Lip`, whose tensors it begins with.
     """
 
@@ -239,7 +243,11 @@ class RelightingWav2Lip(WarpingWav2Lip):
     """Pixels over which the person's tint is averaged."""
     TEETH_SPARED = 0.6
     """Of the dimming, where teeth are for certain."""
+    LIPS_SPARED = 0.25
+    """Of the added light, where lips are for certain."""
     _LEAST_TINT, _SURE_TINT = 0.05, 0.12  # of what is around, for teeth to be told by having less
+    _LEAST_RED, _SURE_RED = 0.03, 0.2  # red over green, in tints, more than the skin: lips
+    _OPEN, _NOT_OPEN = 0.35, 0.5  # brightness over that of the skin: the inside of a mouth, lips
     _DARK = 0.02  # below this brightness there is no tint to keep
     _NO_TINT = 1e-3  # squared
 
@@ -253,10 +261,12 @@ class RelightingWav2Lip(WarpingWav2Lip):
         around = self._thereabouts(moved)
         light, level = luma(moved), luma(around)
         own = self._tint(around, level)
-        spared = 1 - self.TEETH_SPARED * self._teeth(self._tint(moved, light), light, own, level)
+        tint = self._tint(moved, light)
+        lips = self._lips(moved)
+        shade = 1 - self.TEETH_SPARED * self._teeth(tint, light, own, level)
         lighter = luma(change)  # (n, 1, S, S), below 0 where darker
-        change = torch.where(lighter < 0, spared * change, change)
-        lighter = torch.where(lighter < 0, spared * lighter, lighter)
+        change = torch.where(lighter < 0, shade * change, change)
+        lighter = torch.where(lighter < 0, shade, 1 - self.LIPS_SPARED * lips) * lighter
         # What is mixed of colours in 0 to 1 has a luma in 0 to 1: the factor is positive.
         factor = ((light + lighter + self._DARK) / (light + self._DARK)).clamp(max=1)
         shaded = moved * factor ** moved.new_tensor(self.SHADE_BGR).view(3, 1, 1)
@@ -265,7 +275,7 @@ class RelightingWav2Lip(WarpingWav2Lip):
         amount = (own * painted).sum(1, keepdim=True) / (own * own).sum(1, keepdim=True).clamp(
             min=self._NO_TINT
         )
-        lit = moved + lighter * (1 + amount.clamp(0, 1) * own)
+        lit = moved + lighter * (1 + torch.lerp(amount.clamp(0, 1) * own, tint, lips))
         relit = torch.where(lighter < 0, dimmed, lit)
         return (relit + self.paint_chroma * (moved + change - relit)).clamp(0, 1)
 
@@ -276,6 +286,23 @@ class RelightingWav2Lip(WarpingWav2Lip):
         bright = (light / level.clamp(min=self._DARK) - 0.85) / 0.25
         told = (usual - self._LEAST_TINT) / (self._SURE_TINT - self._LEAST_TINT)
         return pale.clamp(0, 1) * bright.clamp(0, 1) * told.clamp(0, 1)
+
+    def _lips(self, moved: Tensor) -> Tensor:
+        """How surely lips are seen, (n, 1, S, S), 0 to 1."""
+        # Smoothed: a single pixel is no lip, and its tint may be anything.
+        smooth = nn.functional.avg_pool2d(moved, 3, 1, 1, count_include_pad=False)
+        size, first = self.face_size, lower_half_start(self.face_size) - self.top
+        # Mostly cheeks and chin, hardly any neck.
+        face = moved[:, :, first : first + 3 * size // 8, size // 6 : size - size // 6]
+        skin = face.mean((2, 3), keepdim=True)
+        level, redness = luma(skin), self._redness(skin)
+        red = (self._redness(smooth) - redness - self._LEAST_RED) / (self._SURE_RED - self._LEAST_RED)
+        bright = (luma(smooth) / level.clamp(min=self._DARK) - self._OPEN) / (self._NOT_OPEN - self._OPEN)
+        return red.clamp(0, 1) * bright.clamp(0, 1)
+
+    def _redness(self, colours: Tensor) -> Tensor:
+        """Red less green, over brightness."""
+        return (colours[:, 2:] - colours[:, 1:2]) / luma(colours).clamp(min=self._DARK)
 
     def _thereabouts(self, faces: Tensor) -> Tensor:
         coarse = nn.functional.avg_pool2d(faces, self.TINT_CELL)

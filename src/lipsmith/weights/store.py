@@ -28,7 +28,7 @@ FOLDER_VARIABLE = "LIPSMITH_WEIGHTS"
 BEST_NAME = "best.safetensors"
 """The best weights in a training's run folder."""
 # Part of the cache's folder names: raise it when what an import writes changes.
-CACHE_FORMAT = 3
+CACHE_FORMAT = 4
 # Each takes about twice the checkpoint's size. What was used within a day stays: another process may be at it.
 _MOST_CACHED = 16
 _LEAST_IDLE_SECONDS = 24 * 3600
