@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from lipsmith.conditioning import face_channels, first_painted_row, lower_half_start
-from lipsmith.geometry import LUMA_BGR
 from lipsmith.models.blocks import (
     ConvBlock,
     UpBlock,
@@ -290,18 +289,20 @@ class RelightingWav2Lip(WarpingWav2Lip):
 
     def _lips(self, moved: Tensor) -> Tensor:
         """How surely lips are seen, (n, 1, S, S), 0 to 1."""
-        # Brightness, and red less green; smoothed, since a single pixel is no lip and its tint may be anything.
-        weights = moved.new_tensor([LUMA_BGR, (0, -1, 1)]).view(2, 3, 1, 1).expand(2, 3, 3, 3) / 9
-        seen = nn.functional.conv2d(moved, weights, padding=1)
+        # Smoothed: a single pixel is no lip, and its tint may be anything.
+        smooth = nn.functional.avg_pool2d(moved, 3, 1, 1, count_include_pad=False)
         size, first = self.face_size, lower_half_start(self.face_size) - self.top
         # Mostly cheeks and chin, hardly any neck.
-        face = seen[:, :, first : first + 3 * size // 8, size // 6 : size - size // 6]
-        (level, skin), (light, red) = (of.split(1, dim=1) for of in (face.mean((2, 3), keepdim=True), seen))
-        level = level.clamp(min=self._DARK)
-        redder = red / light.clamp(min=self._DARK) - skin / level
-        lips = (redder - self._LEAST_RED) / (self._SURE_RED - self._LEAST_RED)
-        bright = (light / level - self._OPEN) / (self._NOT_OPEN - self._OPEN)
-        return lips.clamp(0, 1) * bright.clamp(0, 1)
+        face = moved[:, :, first : first + 3 * size // 8, size // 6 : size - size // 6]
+        skin = face.mean((2, 3), keepdim=True)
+        level, redness = luma(skin), self._redness(skin)
+        red = (self._redness(smooth) - redness - self._LEAST_RED) / (self._SURE_RED - self._LEAST_RED)
+        bright = (luma(smooth) / level.clamp(min=self._DARK) - self._OPEN) / (self._NOT_OPEN - self._OPEN)
+        return red.clamp(0, 1) * bright.clamp(0, 1)
+
+    def _redness(self, colours: Tensor) -> Tensor:
+        """Red less green, over brightness."""
+        return (colours[:, 2:] - colours[:, 1:2]) / luma(colours).clamp(min=self._DARK)
 
     def _thereabouts(self, faces: Tensor) -> Tensor:
         coarse = nn.functional.avg_pool2d(faces, self.TINT_CELL)
