@@ -136,8 +136,8 @@ def lip_redness(faces: Images) -> NDArray[np.float64]:
     Red less green over luma, the mean of the reddest eighth of the mouth region less the region's median. It does not
     change with exposure.
     """
-    mouths = mouth_region(faces).astype(np.float64)
-    redness = (mouths[..., 2] - mouths[..., 1]) / np.maximum(_luma(mouth_region(faces)), 1.0)
+    mouths = mouth_region(faces)
+    redness = (mouths[..., 2].astype(np.float64) - mouths[..., 1]) / np.maximum(_luma(mouths), 1.0)
     redness = np.sort(redness.reshape(len(faces), -1), axis=1)
     reddest = redness[:, -max(1, round(_LIP_SHARE * redness.shape[1])) :]
     return np.asarray(reddest.mean(axis=1) - np.median(redness, axis=1), np.float64)
